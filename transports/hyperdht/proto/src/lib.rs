@@ -1,0 +1,6 @@
+//! HyperDHT without I/O: state machines that compute and nothing else.
+//!
+//! No tokio, no sockets, no clock, no random source of its own: time and randomness are arguments,
+//! datagrams come in by a call and go out by another. A whole network of nodes therefore runs in
+//! one thread of a test, with loss and reordering, reproducibly.
+#![warn(clippy::indexing_slicing, clippy::cast_possible_truncation)]
