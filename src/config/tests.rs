@@ -1,0 +1,159 @@
+//! What goes in and what comes out, without touching the process's environment.
+
+use super::*;
+
+const SECRET: &str = "0707070707070707070707070707070707070707070707070707070707070707";
+
+/// The settings that these variables make.
+fn from_env(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let mut layers = Layers::default();
+    layers.add_environment(&|name: &str| {
+        variables.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned())
+    });
+    Config::from_layers(&layers)
+}
+
+/// As [`from_env`], with a secret besides.
+fn with_secret(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    from_env(&[variables, &[("DHT_PROM_SHARED_SECRET", SECRET)]].concat())
+}
+
+fn refusal(variables: &[(&str, &str)]) -> String {
+    with_secret(variables).unwrap_err().to_string()
+}
+
+#[test]
+fn defaults_are_those_of_the_table() {
+    let config = with_secret(&[]).unwrap();
+    let default = |knob: Knob| knob.spec().default;
+    assert_eq!(config.targets.path, Path::new(default(Knob::PrometheusTargetsLoc)));
+    assert_eq!(config.targets.format, TargetsFormat::Classic);
+    assert_eq!(default(Knob::TargetsFormat), "classic");
+    assert_eq!(config.http.host, default(Knob::HttpHost));
+    assert_eq!((config.http.port, config.dht.port), (0, 0));
+    assert_eq!(config.dht.host.to_string(), default(Knob::DhtHost));
+    assert!(config.dht.bootstrap.is_empty() && config.key_pair_seed.is_none());
+    assert_eq!(config.log.level.unwrap().to_string().to_lowercase(), default(Knob::LogLevel));
+}
+
+#[test]
+fn both_prefixes_work_and_the_first_wins() {
+    let config = from_env(&[
+        ("HYPERDHT_PROM_SHARED_SECRET", SECRET),
+        ("HYPERDHT_PROM_HTTP_PORT", "1"),
+        ("DHT_PROM_HTTP_PORT", "2"),
+        ("HYPERDHT_PROM_DHT_PORT", "3"),
+    ])
+    .unwrap();
+    assert_eq!((config.http.port, config.dht.port), (2, 3));
+}
+
+#[test]
+fn a_missing_or_invalid_secret_is_told_as_the_node_bridge_tells_it() {
+    let told = "env var must be set to a valid hypercore key";
+    let missing = from_env(&[]).unwrap_err().to_string();
+    assert!(missing.starts_with(&format!("DHT_PROM_SHARED_SECRET {told}")), "{missing}");
+    let invalid = from_env(&[("HYPERDHT_PROM_SHARED_SECRET", "abc")]).unwrap_err().to_string();
+    assert!(invalid.starts_with(&format!("HYPERDHT_PROM_SHARED_SECRET {told}")), "{invalid}");
+    let seed = refusal(&[("DHT_PROM_KEY_PAIR_SEED", "no-key")]);
+    let told = "DHT_PROM_KEY_PAIR_SEED env var, if set, must be set to a valid hypercore key";
+    assert!(seed.starts_with(told), "{seed}");
+    for line in [missing, invalid, seed] {
+        assert!(line.contains(KEY_FORMS) && !line.contains('\n'), "{line}");
+        assert!(!line.contains("abc") && !line.contains("no-key"), "{line} repeats a secret");
+    }
+}
+
+#[test]
+fn secrets_come_from_files_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("secret");
+    fs::write(&path, format!("{SECRET}\n")).unwrap();
+    let path = path.to_str().unwrap();
+    let config = from_env(&[("DHT_PROM_SHARED_SECRET_FILE", path)]).unwrap();
+    assert_eq!(config.shared_secret, SharedSecret::from([7; 32]));
+    let both = refusal(&[("DHT_PROM_SHARED_SECRET_FILE", path)]);
+    assert_eq!(both, "shared_secret and shared_secret_file are both set; set one");
+    let absent = from_env(&[("DHT_PROM_SHARED_SECRET_FILE", "/nowhere")]).unwrap_err().to_string();
+    assert!(absent.starts_with("DHT_PROM_SHARED_SECRET_FILE env var names /nowhere"), "{absent}");
+}
+
+#[test]
+fn refusals_name_the_variable_and_what_it_takes() {
+    assert_eq!(
+        refusal(&[("DHT_PROM_HTTP_PORT", "70000")]),
+        "DHT_PROM_HTTP_PORT env var must be a port, 0 to 65535, not \"70000\""
+    );
+    assert_eq!(
+        refusal(&[("HYPERDHT_PROM_LOG_LEVEL", "loud")]),
+        "HYPERDHT_PROM_LOG_LEVEL env var must be trace, debug, info, warn, error, fatal or silent, \
+         not \"loud\""
+    );
+    for (variable, value) in [
+        ("DHT_PROM_BOOTSTRAP", "host"),
+        ("DHT_PROM_BOOTSTRAP", "host:1,"),
+        ("DHT_PROM_BOOTSTRAP", "host:0"),
+        ("DHT_PROM_DHT_HOST", "localhost"),
+        ("DHT_PROM_HTTP_ADVERTISE", "http://host:1"),
+        ("DHT_PROM_TARGETS_FORMAT", "xml"),
+        ("DHT_PROM_LOG_FORMAT", "xml"),
+        ("DHT_PROM_HTTP_GZIP", "yes"),
+    ] {
+        let line = refusal(&[(variable, value)]);
+        assert!(line.starts_with(variable) && line.contains("must be"), "{line}");
+    }
+}
+
+#[test]
+fn bootstrap_nodes_are_a_list_or_a_local_port() {
+    let list = with_secret(&[("DHT_PROM_BOOTSTRAP", "a.example:1, 10.0.0.1:2,[::1]:3")]).unwrap();
+    assert_eq!(list.dht.bootstrap, ["a.example:1", "10.0.0.1:2", "[::1]:3"]);
+    let port = with_secret(&[("HYPERDHT_PROM_BOOTSTRAP_PORT", "49737")]).unwrap();
+    assert_eq!(port.dht.bootstrap, ["127.0.0.1:49737"]);
+}
+
+#[test]
+fn flags_beat_the_environment_which_beats_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bridge.toml");
+    fs::write(
+        &path,
+        "http_port = 1\ndht_port = 1\nlog_level = 'debug'\nbootstrap = ['a:1', 'b:2']",
+    )
+    .unwrap();
+    let mut layers = Layers::default();
+    layers.add_flag(Knob::HttpPort, "3".to_owned());
+    layers.add_environment(&|name: &str| match name {
+        "DHT_PROM_SHARED_SECRET" => Some(SECRET.to_owned()),
+        "DHT_PROM_HTTP_PORT" | "DHT_PROM_DHT_PORT" => Some("2".to_owned()),
+        "DHT_PROM_LOG_LEVEL" => Some(String::new()),
+        _ => None,
+    });
+    layers.add_file(&path).unwrap();
+    let config = Config::from_layers(&layers).unwrap();
+    assert_eq!((config.http.port, config.dht.port), (3, 2));
+    assert_eq!(config.log.level, Some(tracing::Level::DEBUG));
+    assert_eq!(config.dht.bootstrap, ["a:1", "b:2"]);
+}
+
+#[test]
+fn a_file_with_a_key_that_is_no_setting_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bridge.toml");
+    for (toml, complaint) in [
+        ("port = 1", "port in "),
+        ("shared_secret = 'x'", "shared_secret in "),
+        ("http_port = 1.5", "http_port in "),
+        ("=", "is not TOML"),
+    ] {
+        fs::write(&path, toml).unwrap();
+        let line = Layers::default().add_file(&path).unwrap_err().to_string();
+        assert!(line.contains(complaint) && !line.contains('\n'), "{line}");
+    }
+}
+
+#[test]
+fn secrets_are_not_in_debug_output() {
+    let config = with_secret(&[("DHT_PROM_KEY_PAIR_SEED", SECRET)]).unwrap();
+    assert!(!format!("{config:?}").contains("07"), "{config:?}");
+}
