@@ -6,9 +6,10 @@
 
 use std::fmt;
 
-use bytes::{BufMut, Bytes};
+use bytes::{BufMut, Bytes, BytesMut};
 use dht_prom_transport::PublicKey;
 use hyperdht_encoding::{DecodeError, Decoder, Encode, buffer_len};
+use protomux::Payload;
 
 use crate::SharedSecret;
 
@@ -51,22 +52,6 @@ pub enum MessageError {
     MetricsVersion(u64),
 }
 
-/// A message that knows how to be written.
-pub trait Message {
-    /// The exact number of bytes that [`Message::encode`] writes.
-    fn encoded_len(&self) -> usize;
-
-    /// Appends the message.
-    fn encode(&self, out: &mut impl BufMut);
-
-    /// The message in a buffer of its own.
-    fn to_bytes(&self) -> Bytes {
-        let mut out = Vec::with_capacity(self.encoded_len());
-        self.encode(&mut out);
-        out.into()
-    }
-}
-
 /// Service to bridge: scrape me under this name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AliasRequest {
@@ -101,13 +86,13 @@ impl AliasRequest {
     }
 }
 
-impl Message for AliasRequest {
+impl Payload for AliasRequest {
     fn encoded_len(&self) -> usize {
         let texts = [&self.alias, &self.hostname, &self.service];
         2 + 2 * 32 + texts.iter().map(|text| buffer_len(text.len())).sum::<usize>()
     }
 
-    fn encode(&self, out: &mut impl BufMut) {
+    fn encode(&self, out: &mut BytesMut) {
         out.put_varint(MAJOR);
         out.put_varint(MINOR);
         out.put_slice(self.secret.expose());
@@ -150,7 +135,7 @@ impl AliasResponse {
     }
 }
 
-impl Message for AliasResponse {
+impl Payload for AliasResponse {
     fn encoded_len(&self) -> usize {
         3 + match self {
             Self::Registered { .. } => 1,
@@ -158,7 +143,7 @@ impl Message for AliasResponse {
         }
     }
 
-    fn encode(&self, out: &mut impl BufMut) {
+    fn encode(&self, out: &mut BytesMut) {
         out.put_varint(MAJOR);
         out.put_varint(MINOR);
         match self {
@@ -190,12 +175,12 @@ impl MetricsRequest {
     }
 }
 
-impl Message for MetricsRequest {
+impl Payload for MetricsRequest {
     fn encoded_len(&self) -> usize {
         2
     }
 
-    fn encode(&self, out: &mut impl BufMut) {
+    fn encode(&self, out: &mut BytesMut) {
         out.put_varint(MAJOR);
         out.put_varint(MINOR);
     }
@@ -229,7 +214,7 @@ impl MetricsResponse {
     }
 }
 
-impl Message for MetricsResponse {
+impl Payload for MetricsResponse {
     fn encoded_len(&self) -> usize {
         2 + match self {
             Self::Metrics(text) => buffer_len(text.len()),
@@ -237,7 +222,7 @@ impl Message for MetricsResponse {
         }
     }
 
-    fn encode(&self, out: &mut impl BufMut) {
+    fn encode(&self, out: &mut BytesMut) {
         out.put_varint(METRICS_VERSION);
         match self {
             Self::Metrics(text) => {
@@ -278,6 +263,13 @@ mod tests {
 
     use super::*;
 
+    fn written(message: &impl Payload) -> Vec<u8> {
+        let mut wire = BytesMut::new();
+        message.encode(&mut wire);
+        assert_eq!(wire.len(), message.encoded_len());
+        wire.to_vec()
+    }
+
     proptest! {
         #[test]
         fn alias_requests_round_trip(
@@ -290,8 +282,7 @@ mod tests {
         ) {
             let (secret, target) = (secret.into(), target.into());
             let request = AliasRequest { secret, alias, target, hostname, service };
-            let mut wire = request.to_bytes().to_vec();
-            prop_assert_eq!(wire.len(), request.encoded_len());
+            let mut wire = written(&request);
             wire.extend(trailing);
             prop_assert_eq!(AliasRequest::decode(&wire), Ok(request));
         }
@@ -299,8 +290,7 @@ mod tests {
         #[test]
         fn metrics_responses_round_trip_as_bytes(text: Vec<u8>, trailing: Vec<u8>) {
             let response = MetricsResponse::Metrics(text.into());
-            let mut wire = response.to_bytes().to_vec();
-            prop_assert_eq!(wire.len(), response.encoded_len());
+            let mut wire = written(&response);
             wire.extend(trailing);
             prop_assert_eq!(MetricsResponse::decode(&wire.into()), Ok(response));
         }
@@ -316,7 +306,7 @@ mod tests {
 
     #[test]
     fn metrics_are_a_part_of_the_message() {
-        let wire = MetricsResponse::Metrics("up 1\n".into()).to_bytes();
+        let wire = Bytes::from(written(&MetricsResponse::Metrics("up 1\n".into())));
         let Ok(MetricsResponse::Metrics(text)) = MetricsResponse::decode(&wire) else {
             panic!("it was just written");
         };

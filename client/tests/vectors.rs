@@ -1,12 +1,13 @@
 //! Every message recorded from the npm packages, read and written.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use data_encoding::HEXLOWER;
 use dht_prom_client::{
     SharedSecret,
-    message::{AliasRequest, AliasResponse, Message, MetricsRequest, MetricsResponse},
+    message::{AliasRequest, AliasResponse, MetricsRequest, MetricsResponse},
 };
+use protomux::Payload;
 use serde_json::Value;
 
 #[test]
@@ -56,27 +57,33 @@ fn write(name: &str, input: &Value) -> Bytes {
             hostname: text("hostname"),
             service: text("service"),
         };
-        assert_eq!(AliasRequest::decode(&request.to_bytes()), Ok(request.clone()));
-        request.to_bytes()
+        assert_eq!(AliasRequest::decode(&written(&request)), Ok(request.clone()));
+        written(&request)
     } else if name.starts_with("alias response") {
         let response = match input["success"].as_bool().unwrap() {
             true => AliasResponse::Registered { updated: input["updated"].as_bool().unwrap() },
             false => AliasResponse::Failed(text("errorMessage")),
         };
-        assert_eq!(AliasResponse::decode(&response.to_bytes()), Ok(response.clone()));
-        response.to_bytes()
+        assert_eq!(AliasResponse::decode(&written(&response)), Ok(response.clone()));
+        written(&response)
     } else if name == "metrics request" {
-        MetricsRequest.to_bytes()
+        written(&MetricsRequest)
     } else {
         let response = match input["success"].as_bool().unwrap() {
             true => MetricsResponse::Metrics(text("metrics").into()),
             false => MetricsResponse::Failed(text("errorMessage")),
         };
-        assert_eq!(MetricsResponse::decode(&response.to_bytes()), Ok(response.clone()));
-        response.to_bytes()
+        assert_eq!(MetricsResponse::decode(&written(&response)), Ok(response.clone()));
+        written(&response)
     }
 }
 
 fn unhex(hex: &str) -> Bytes {
     HEXLOWER.decode(hex.as_bytes()).unwrap().into()
+}
+
+fn written(message: &impl Payload) -> Bytes {
+    let mut wire = BytesMut::new();
+    message.encode(&mut wire);
+    wire.freeze()
 }
