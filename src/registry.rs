@@ -1,6 +1,7 @@
 //! Who is to be scraped: aliases, the keys behind them, and when they expire.
 
 pub mod targets;
+pub mod writer;
 
 use std::time::{Duration, Instant};
 

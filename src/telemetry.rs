@@ -3,7 +3,8 @@
 use std::{
     fmt, io,
     io::IsTerminal,
-    time::{SystemTime, UNIX_EPOCH},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::{Map, Value};
@@ -169,12 +170,38 @@ pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     line
 }
 
+/// Lets so many events per second pass: for lines that strangers can cause.
+#[derive(Debug)]
+pub struct Throttle {
+    per_second: u32,
+    /// When the running second began, and how many events it has seen.
+    window: Mutex<(Instant, u32)>,
+}
+
+impl Throttle {
+    /// At most `per_second` events in each second.
+    pub fn per_second(per_second: u32) -> Self {
+        Self { per_second, window: Mutex::new((Instant::now(), 0)) }
+    }
+
+    /// Whether one more event may pass now.
+    pub fn allows(&self) -> bool {
+        self.allows_at(Instant::now())
+    }
+
+    fn allows_at(&self, now: Instant) -> bool {
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_duration_since(window.0) >= Duration::from_secs(1) {
+            *window = (now, 0);
+        }
+        window.1 = window.1.saturating_add(1);
+        window.1 <= self.per_second
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::Write,
-        sync::{Arc, Mutex},
-    };
+    use std::{io::Write, sync::Arc};
 
     use super::*;
 
@@ -238,5 +265,15 @@ mod tests {
         let inner = io::Error::other("the disk is full");
         let error = dht_prom_transport::TransportError::Io { act: "writing", source: inner };
         assert_eq!(causes(&error), "writing failed: the disk is full");
+    }
+
+    #[test]
+    fn a_throttle_lets_so_many_pass_each_second() {
+        let throttle = Throttle::per_second(2);
+        let start = Instant::now() + Duration::from_secs(2);
+        let passed = (0..5).filter(|_| throttle.allows_at(start)).count();
+        assert_eq!(passed, 2);
+        assert!(!throttle.allows_at(start + Duration::from_millis(999)));
+        assert!(throttle.allows_at(start + Duration::from_secs(1)));
     }
 }
