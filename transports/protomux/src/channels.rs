@@ -70,7 +70,6 @@ pub struct IncomingId {
 
 /// What a frame of the peer's means to us.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Event {
     /// The peer opens a channel that we have not: [`Channels::accept`] or [`Channels::reject`] it.
     Incoming {

@@ -8,7 +8,6 @@
 /// caller's own requests and answers take. A single frame may pass either of the first two bounds by
 /// its own length.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub struct Limits {
     /// Bytes of one frame in either direction. A longer one from the peer ends the mux; a longer one
     /// of ours is an error of that call. Default: what one secret-stream message can carry.

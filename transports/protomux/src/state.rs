@@ -67,7 +67,8 @@ impl Shared {
         let mut state = self.lock();
         state.phase = Phase::Ended;
         state.parked = None;
-        state.served.clear();
+        // Dropped without the lock: a handler may own channels of this mux.
+        let _served = std::mem::take(&mut state.served);
         let ids: Vec<_> = state.rpcs.keys().copied().collect();
         let handlers: Vec<_> =
             ids.into_iter().filter_map(|id| state.remove(id, RpcError::Closed)).collect();
@@ -155,10 +156,11 @@ impl State {
         channel: ChannelId,
         handler: Option<Arc<dyn RpcHandler>>,
     ) -> Arc<Line> {
+        let outstanding = self.channels.limits().outstanding.min(Semaphore::MAX_PERMITS);
         let line = Arc::new(Line {
             channel,
             stage: watch::Sender::new(Stage::Opening),
-            permits: Semaphore::new(self.channels.limits().outstanding),
+            permits: Semaphore::new(outstanding),
             next_id: AtomicU64::new(EVENT + 1),
         });
         let rpc = RpcChannel {
@@ -188,8 +190,8 @@ impl State {
         Ok(self.insert(channel, handler))
     }
 
-    /// Queues a request or an event if there is room, and remembers who awaits the answer. `Ok(None)`
-    /// means that there is no room yet, and that `message` has not been taken.
+    /// Queues a request or an event, and remembers who awaits the answer; `None` while there is no
+    /// room for it.
     pub(crate) fn start(
         &mut self,
         id: u64,
