@@ -148,6 +148,16 @@ fn what_comes_before_the_decision_is_delivered_after_it() {
 }
 
 #[test]
+fn what_came_before_the_decision_goes_with_a_channel_closed_at_once() {
+    let mut table = channels();
+    let id = incoming(&receive(&mut table, "000101017000").unwrap());
+    receive(&mut table, "01006869").unwrap();
+    let channel = table.accept(id, b"").unwrap();
+    table.close(channel);
+    assert_eq!(drain(&mut table), Ok(vec![]));
+}
+
+#[test]
 fn a_rejected_open_leaves_nothing_behind() {
     let mut table = channels();
     // Each may be the next id, or one that was rejected before.
