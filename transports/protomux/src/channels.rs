@@ -51,7 +51,7 @@ pub struct Channels {
     /// An open that waits for room to answer it.
     held: Option<Open>,
     /// What accepting a channel has set free: at most what waited for it.
-    ready: VecDeque<Event>,
+    ready: VecDeque<(ChannelId, Event)>,
 }
 
 /// Names a channel open on our side. It is never used again for another one.
@@ -70,7 +70,6 @@ pub struct IncomingId {
 
 /// What a frame of the peer's means to us.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Event {
     /// The peer opens a channel that we have not: [`Channels::accept`] or [`Channels::reject`] it.
     Incoming {
@@ -205,14 +204,10 @@ impl Channels {
         let undecided = self.remote.decide(incoming).ok_or(OpenError::Withdrawn)?;
         self.remote.pair(incoming.remote, channel);
         self.push(CONTROL, open_frame(channel.local, &protocol, handshake));
-        self.ready.push_back(Event::Opened { channel, handshake: undecided.handshake });
+        self.ready.push_back((channel, Event::Opened { channel, handshake: undecided.handshake }));
         for (kind, payload) in undecided.messages {
-            self.ready.push_back(Event::Message {
-                channel,
-                kind,
-                frame_bytes: payload.len(),
-                payload,
-            });
+            let frame_bytes = payload.len();
+            self.ready.push_back((channel, Event::Message { channel, kind, payload, frame_bytes }));
         }
         Ok(channel)
     }
@@ -304,44 +299,50 @@ impl Channels {
     /// The rule that the peer broke; the mux is of no more use then.
     pub fn poll_event(&mut self) -> Result<Option<Event>, Violation> {
         loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Ok(Some(event));
+            while let Some((channel, event)) = self.ready.pop_front() {
+                // It may have been closed again meanwhile.
+                if self.local.contains(channel) {
+                    return Ok(Some(event));
+                }
             }
             if self.is_paused() {
                 return Ok(None);
             }
-            if self.held.is_some() {
+            let event = if let Some(open) = self.held.take() {
                 if !self.has_room() {
+                    self.held = Some(open);
                     return Ok(None);
                 }
-                if let Some(open) = self.held.take()
-                    && let Some(event) = self.on_open(open)?
-                {
-                    return Ok(Some(event));
-                }
-            }
-            let Some(frame) = &mut self.inbound else {
+                self.on_open(open)?
+            } else if let Some(mut frame) = self.inbound.take() {
+                let item = frame.next()?;
+                let frame_bytes = frame.len();
+                self.inbound = Some(frame).filter(|frame| !frame.is_finished());
+                self.on_item(item, frame_bytes)?
+            } else {
                 return Ok(None);
-            };
-            let len = frame.len();
-            let item = frame.next()?;
-            if frame.is_finished() {
-                self.inbound = None;
-            }
-            let event = match item {
-                None => None,
-                Some(Item::Open(open)) => {
-                    self.held = Some(open);
-                    None
-                }
-                Some(Item::Reject { local }) => self.on_reject(local)?,
-                Some(Item::Close { remote }) => self.on_close(remote),
-                Some(Item::Message(message)) => self.on_message(message, len),
             };
             if event.is_some() {
                 return Ok(event);
             }
         }
+    }
+
+    fn on_item(
+        &mut self,
+        item: Option<Item>,
+        frame_bytes: usize,
+    ) -> Result<Option<Event>, Violation> {
+        Ok(match item {
+            None => None,
+            Some(Item::Open(open)) => {
+                self.held = Some(open);
+                None
+            }
+            Some(Item::Reject { local }) => self.on_reject(local)?,
+            Some(Item::Close { remote }) => self.on_close(remote),
+            Some(Item::Message(message)) => self.on_message(message, frame_bytes),
+        })
     }
 
     fn is_paused(&self) -> bool {

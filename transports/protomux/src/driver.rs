@@ -137,31 +137,27 @@ where
     /// Reads frames and acts on them, as long as there is a slot for what they ask.
     fn receive(&mut self, cx: &mut Context<'_>) -> Result<Received, MuxError<Tx::Error>> {
         let mut received = Received::Nothing;
-        for _ in 0..FRAMES_PER_ROUND {
+        for _ in 0..WORK_PER_ROUND {
             let mut state = self.shared.lock();
-            while let Some(work) = {
-                let free = self.has_free_handler() && state.channels.has_room();
-                state.next_work(free)?
-            } {
-                drop(state);
-                self.begin(work);
-                received = Received::Frames;
-                state = self.shared.lock();
-            }
+            let free = self.has_free_handler() && state.channels.has_room();
+            let work = state.next_work(free)?;
             let wants_frame = state.wants_frame();
             drop(state);
-            if !wants_frame {
+            if let Some(work) = work {
+                self.begin(work);
+            } else if !wants_frame {
                 break;
-            }
-            match self.rx.poll_next_unpin(cx) {
-                Poll::Pending => break,
-                Poll::Ready(None) => return Ok(Received::End),
-                Poll::Ready(Some(frame)) => {
-                    let frame = frame.map_err(MuxError::Receive)?;
-                    self.shared.lock().channels.receive(frame)?;
-                    received = Received::Frames;
+            } else {
+                match self.rx.poll_next_unpin(cx) {
+                    Poll::Pending => break,
+                    Poll::Ready(None) => return Ok(Received::End),
+                    Poll::Ready(Some(frame)) => {
+                        let frame = frame.map_err(MuxError::Receive)?;
+                        self.shared.lock().channels.receive(frame)?;
+                    }
                 }
             }
+            received = Received::Frames;
         }
         Ok(received)
     }
@@ -251,5 +247,5 @@ async fn handle(
 /// How often one poll goes round before it yields to other tasks of its thread.
 const ROUNDS_PER_POLL: usize = 16;
 
-/// How many frames are read before what they caused is sent.
-const FRAMES_PER_ROUND: usize = 32;
+/// How many frames are read, and requests begun, before what they caused is sent.
+const WORK_PER_ROUND: usize = 64;

@@ -7,8 +7,11 @@
 /// handled, 32 KiB of messages that wait for a channel and one frame being read, besides what the
 /// caller's own requests and answers take. A single frame may pass either of the first two bounds by
 /// its own length.
+///
+/// A session of which both sides ask *and* answer megabytes at once can come to rest with both sides
+/// full, each waiting for the other to read: as with every bounded stream, a deadline above has to end
+/// it. One that asks in small requests, as a scrape does, cannot.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub struct Limits {
     /// Bytes of one frame in either direction. A longer one from the peer ends the mux; a longer one
     /// of ours is an error of that call. Default: what one secret-stream message can carry.

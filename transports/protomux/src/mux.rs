@@ -36,11 +36,11 @@ impl Mux {
     /// is rejected.
     pub fn serve(&self, protocol: Protocol, handler: Arc<dyn RpcHandler>) {
         let mut state = self.shared.lock();
-        match state.phase {
-            Phase::Running => {
-                state.served.insert(protocol, handler);
-            }
-            Phase::Closing | Phase::Destroyed | Phase::Ended => {}
+        if state.phase == Phase::Running {
+            let replaced = state.served.insert(protocol, handler);
+            // Dropped without the lock: a handler may own channels of this mux.
+            drop(state);
+            drop(replaced);
         }
     }
 

@@ -162,18 +162,21 @@ impl Rpc {
         message: OutgoingMessage,
     ) -> Result<oneshot::Receiver<Result<Bytes, RpcError>>, RpcError> {
         let Inner { shared, line } = &*self.inner;
-        loop {
+        let mut started = shared.lock().start(id, &message, line.channel);
+        while started.is_none() {
             let mut room = pin!(shared.room.notified());
             room.as_mut().enable();
-            let started = shared.lock().start(id, &message, line.channel);
-            match started {
-                Some(Ok(answer)) => {
-                    shared.driver.wake();
-                    return Ok(answer);
-                }
-                Some(Err(_)) => return Err(self.closed_reason()),
-                None => room.await,
+            started = shared.lock().start(id, &message, line.channel);
+            if started.is_none() {
+                room.await;
             }
+        }
+        match started {
+            Some(Ok(answer)) => {
+                shared.driver.wake();
+                Ok(answer)
+            }
+            Some(Err(_)) | None => Err(self.closed_reason()),
         }
     }
 }

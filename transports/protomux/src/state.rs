@@ -11,8 +11,8 @@ use hyperdht_encoding::Decoder;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
 use crate::{
-    ChannelId, Channels, Event, Limits, OpenError, OutgoingMessage, Protocol, RpcError, RpcFault,
-    RpcHandler, Violation,
+    ChannelId, Channels, Event, IncomingId, Limits, OpenError, OutgoingMessage, Protocol, RpcError,
+    RpcFault, RpcHandler, Violation,
     rpc::message::{self, EVENT, Request, Response},
 };
 
@@ -67,7 +67,8 @@ impl Shared {
         let mut state = self.lock();
         state.phase = Phase::Ended;
         state.parked = None;
-        state.served.clear();
+        // Dropped without the lock: a handler may own channels of this mux.
+        let _served = std::mem::take(&mut state.served);
         let ids: Vec<_> = state.rpcs.keys().copied().collect();
         let handlers: Vec<_> =
             ids.into_iter().filter_map(|id| state.remove(id, RpcError::Closed)).collect();
@@ -155,10 +156,11 @@ impl State {
         channel: ChannelId,
         handler: Option<Arc<dyn RpcHandler>>,
     ) -> Arc<Line> {
+        let outstanding = self.channels.limits().outstanding.min(Semaphore::MAX_PERMITS);
         let line = Arc::new(Line {
             channel,
             stage: watch::Sender::new(Stage::Opening),
-            permits: Semaphore::new(self.channels.limits().outstanding),
+            permits: Semaphore::new(outstanding),
             next_id: AtomicU64::new(EVENT + 1),
         });
         let rpc = RpcChannel {
@@ -188,8 +190,8 @@ impl State {
         Ok(self.insert(channel, handler))
     }
 
-    /// Queues a request or an event if there is room, and remembers who awaits the answer. `Ok(None)`
-    /// means that there is no room yet, and that `message` has not been taken.
+    /// Queues a request or an event, and remembers who awaits the answer; `None` while there is no
+    /// room for it.
     pub(crate) fn start(
         &mut self,
         id: u64,
@@ -272,51 +274,45 @@ impl State {
     pub(crate) fn next_work(&mut self, handlers_free: bool) -> Result<Option<Work>, Violation> {
         loop {
             let event = match self.parked.take() {
-                Some(event) => event,
-                None => match self.channels.poll_event()? {
-                    Some(event) => event,
-                    None => return Ok(None),
-                },
+                None => self.channels.poll_event()?,
+                parked => parked,
             };
-            let work = match event {
-                Event::Incoming { id, protocol, .. } => {
-                    self.decide(id, &protocol);
-                    None
-                }
-                Event::Withdrawn { .. } => None,
-                Event::Opened { channel, .. } => {
-                    if let Some(rpc) = self.rpcs.get(&channel) {
-                        rpc.line.stage.send_replace(Stage::Open);
-                    }
-                    None
-                }
-                Event::Closed { channel, rejected } => {
-                    let reason = if rejected { RpcError::Rejected } else { RpcError::Closed };
-                    self.remove(channel, reason).map(Work::Closed)
-                }
-                Event::Message { kind: message::RESPONSE, channel, payload, .. } => {
-                    self.on_response(channel, payload)?.map(Work::Closed)
-                }
-                Event::Message { kind: message::REQUEST, channel, payload, frame_bytes } => {
-                    let is_event = Decoder::new(&payload).varint() == Ok(EVENT);
-                    if !handlers_free && !is_event {
-                        self.parked = Some(Event::Message {
-                            kind: message::REQUEST,
-                            channel,
-                            payload,
-                            frame_bytes,
-                        });
-                        return Ok(None);
-                    }
-                    self.on_request(channel, payload, frame_bytes)?
-                }
-                // A message type that protomux-rpc does not have is ignored.
-                Event::Message { .. } => None,
+            let Some(event) = event else {
+                return Ok(None);
             };
-            if work.is_some() {
-                return Ok(work);
+            if !handlers_free && wants_handler(&event) {
+                self.parked = Some(event);
+                return Ok(None);
+            }
+            if let Some(work) = self.on_event(event)? {
+                return Ok(Some(work));
             }
         }
+    }
+
+    fn on_event(&mut self, event: Event) -> Result<Option<Work>, Violation> {
+        match event {
+            Event::Incoming { id, protocol, .. } => self.decide(id, &protocol),
+            Event::Withdrawn { .. } => {}
+            Event::Opened { channel, .. } => {
+                if let Some(rpc) = self.rpcs.get(&channel) {
+                    rpc.line.stage.send_replace(Stage::Open);
+                }
+            }
+            Event::Closed { channel, rejected } => {
+                let reason = if rejected { RpcError::Rejected } else { RpcError::Closed };
+                return Ok(self.remove(channel, reason).map(Work::Closed));
+            }
+            Event::Message { kind: message::REQUEST, channel, payload, frame_bytes } => {
+                return self.on_request(channel, payload, frame_bytes);
+            }
+            Event::Message { kind: message::RESPONSE, channel, payload, .. } => {
+                return Ok(self.on_response(channel, payload)?.map(Work::Closed));
+            }
+            // A message type that protomux-rpc does not have is ignored.
+            Event::Message { .. } => {}
+        }
+        Ok(None)
     }
 
     /// Whether the next frame may be read.
@@ -324,7 +320,7 @@ impl State {
         self.parked.is_none() && self.channels.wants_frame()
     }
 
-    fn decide(&mut self, incoming: crate::IncomingId, protocol: &Protocol) {
+    fn decide(&mut self, incoming: IncomingId, protocol: &Protocol) {
         let handler = match self.phase {
             Phase::Running => self.served.get(protocol).cloned(),
             Phase::Closing | Phase::Destroyed | Phase::Ended => None,
@@ -385,4 +381,10 @@ impl State {
         rpc.running += 1;
         Ok(Some(Work::Request { channel, handler, request, frame_bytes }))
     }
+}
+
+/// Whether an event is a request that has to be answered.
+fn wants_handler(event: &Event) -> bool {
+    matches!(event, Event::Message { kind: message::REQUEST, payload, .. }
+        if Decoder::new(payload).varint() != Ok(EVENT))
 }

@@ -91,17 +91,15 @@ impl Reply {
     pub fn new(value: impl Payload + Send + 'static) -> Self {
         Self(Box::new(value))
     }
+
+    pub(crate) fn payload(&self) -> &dyn Payload {
+        &*self.0
+    }
 }
 
 impl<P: Payload + Send + 'static> From<P> for Reply {
     fn from(value: P) -> Self {
         Self::new(value)
-    }
-}
-
-impl Reply {
-    pub(crate) fn payload(&self) -> &dyn Payload {
-        &*self.0
     }
 }
 
