@@ -1,0 +1,136 @@
+//! Node's `hyperdht` reaches us and is reached by us. Runs when HYPERDHT_INTEROP=1, after `npm ci` in
+//! `tests/interop`.
+
+#![cfg(feature = "peeroxide")]
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(clippy::print_stderr, reason = "a test that did not run has to say so")]
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    process::Stdio,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use dht_prom_transport::{PublicKey, Session, Transport};
+use futures_util::{SinkExt, StreamExt};
+use hyperdht_rs::peeroxide::{Bootstrap, Node, NodeOptions, Testnet};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+    time::timeout,
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Sizes around those of a frame's packets, and of a scrape's body.
+const SIZES: [&str; 5] = ["1", "1000", "1163", "10000", "100000"];
+
+#[tokio::test]
+async fn a_node_client_reaches_us() {
+    let Some((testnet, node)) = start().await else { return };
+    let transport = node.identity(&[7; 32]);
+    let mut listener = transport.listen().await.unwrap();
+    let key = hex(transport.local_key());
+    for _ in 0..2 {
+        let arguments = [&[key.as_str()], &SIZES[..]].concat();
+        let mut peer = NodePeer::start("dial", &testnet, &arguments);
+        let session = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+        let mut session = session.accept().await.unwrap();
+        assert!(peer.line().await.starts_with("open"));
+        for size in SIZES {
+            let message = next(&mut session).await;
+            assert_eq!(message.len().to_string(), size);
+            session.tx.send(message).await.unwrap();
+            let line = peer.line().await;
+            assert!(line.starts_with(&format!("echoed {size} ")), "{line}");
+            eprintln!("node client: {line} ms");
+        }
+        assert!(session.rx.next().await.is_none(), "the client ended in order");
+        assert_eq!(peer.line().await, "closed");
+    }
+}
+
+#[tokio::test]
+async fn a_node_client_is_refused() {
+    let Some((testnet, node)) = start().await else { return };
+    let transport = node.identity(&[8; 32]);
+    let mut listener = transport.listen().await.unwrap();
+    let mut peer = NodePeer::start("dial", &testnet, &[&hex(transport.local_key())]);
+    timeout(PATIENCE, listener.accept()).await.unwrap().unwrap().refuse();
+    assert!(peer.line().await.starts_with("error"));
+}
+
+#[tokio::test]
+async fn a_node_server_is_reached_by_us() {
+    let Some((testnet, node)) = start().await else { return };
+    let transport = node.identity(&[9; 32]);
+    let seed = "0a".repeat(32);
+    let mut peer = NodePeer::start("serve", &testnet, &[&seed]);
+    let line = peer.line().await;
+    let key: PublicKey = line.strip_prefix("listening ").unwrap().parse().unwrap();
+    assert_eq!(key, hyperdht_rs::peeroxide::public_key(&[10; 32]));
+    for _ in 0..2 {
+        let mut session = timeout(PATIENCE, transport.dial(key)).await.unwrap().unwrap();
+        for size in SIZES {
+            let message = Bytes::from(vec![3; size.parse().unwrap()]);
+            session.tx.send(message.clone()).await.unwrap();
+            assert_eq!(next(&mut session).await, message);
+        }
+        session.tx.close().await.unwrap();
+        assert!(session.rx.next().await.is_none(), "the server ended in order");
+        assert_eq!(peer.line().await, "closed");
+    }
+}
+
+async fn start() -> Option<(Testnet, Node)> {
+    if std::env::var_os("HYPERDHT_INTEROP").is_none_or(|wanted| wanted != "1") {
+        eprintln!(
+            "NOT RUN: the interop test needs HYPERDHT_INTEROP=1 and `npm ci` in tests/interop"
+        );
+        return None;
+    }
+    let testnet = Testnet::start(3).await.unwrap();
+    let options = NodeOptions {
+        bootstrap: Bootstrap::Nodes(testnet.bootstrap()),
+        host: Ipv4Addr::LOCALHOST,
+        port: Some(0),
+    };
+    let node = Node::start(options).await.unwrap();
+    Some((testnet, node))
+}
+
+async fn next(session: &mut Session) -> Bytes {
+    timeout(PATIENCE, session.rx.next()).await.unwrap().unwrap().unwrap()
+}
+
+fn hex(key: PublicKey) -> String {
+    key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A run of `hyperdht-echo.mjs`; killed when dropped.
+struct NodePeer {
+    lines: Lines<BufReader<ChildStdout>>,
+    _process: Child,
+}
+
+impl NodePeer {
+    fn start(role: &str, testnet: &Testnet, arguments: &[&str]) -> Self {
+        let bootstrap: Vec<_> = testnet.bootstrap().iter().map(SocketAddr::to_string).collect();
+        let mut process = Command::new("node")
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/hyperdht-echo.mjs"))
+            .args([role, &bootstrap.join(",")])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self { lines, _process: process }
+    }
+
+    async fn line(&mut self) -> String {
+        timeout(PATIENCE, self.lines.next_line()).await.unwrap().unwrap().unwrap()
+    }
+}
