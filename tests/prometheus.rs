@@ -11,6 +11,7 @@ use dht_prom_test_support::{
     Bridge, Client, ClientSpec, Generation, Prometheus, Sample, Stage, http_get, interop_requested,
     promtool, warn,
 };
+use regex_lite::Regex;
 
 const BRIDGE: &str = env!("CARGO_BIN_EXE_dht-prometheus");
 
@@ -96,6 +97,24 @@ fn own_metrics_pass_promtool() {
     let answer = bridge.http_get("/metrics");
     assert_eq!(answer.status, 200);
     assert_passes(&promtool(&["check", "metrics"], &answer.body));
+    bridge.stop();
+}
+
+#[test]
+fn every_metric_of_the_alerts_exists() {
+    let Some(stage) = Stage::set(BRIDGE) else { return };
+    if foreign(&stage) {
+        return;
+    }
+    let bridge = stage.settings.start();
+    let metrics = bridge.http_get("/metrics").text();
+    let alerts = std::fs::read_to_string(examples().join("alerts.yml")).unwrap();
+    let names = Regex::new("dht_prometheus_[a-z_]+").unwrap();
+    assert!(names.is_match(&alerts));
+    for name in names.find_iter(&alerts) {
+        let family = format!("# TYPE {} ", name.as_str());
+        assert!(metrics.contains(&family), "{} is not in /metrics", name.as_str());
+    }
     bridge.stop();
 }
 
