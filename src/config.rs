@@ -148,16 +148,8 @@ impl Config {
         Ok(Self {
             shared_secret: shared_secret(layers)?,
             key_pair_seed: key_pair_seed(layers)?,
-            targets: TargetsConfig {
-                path: text(layers, Knob::PrometheusTargetsLoc, "./prometheus/targets.json").into(),
-                format: choice(layers, Knob::TargetsFormat, &TARGETS_FORMATS)?.unwrap_or_default(),
-            },
-            http: HttpConfig {
-                host: text(layers, Knob::HttpHost, "127.0.0.1"),
-                port: parse(layers, Knob::HttpPort)?.unwrap_or(0),
-                advertise: checked(layers, Knob::HttpAdvertise, is_host_port)?,
-                gzip: choice(layers, Knob::HttpGzip, &GZIPS)?.unwrap_or_default(),
-            },
+            targets: targets(layers)?,
+            http: http(layers)?,
             dht: DhtConfig {
                 host: parse(layers, Knob::DhtHost)?.unwrap_or(Ipv4Addr::UNSPECIFIED),
                 port: parse(layers, Knob::DhtPort)?.unwrap_or(0),
@@ -183,6 +175,30 @@ const LOG_LEVELS: [(&str, Option<tracing::Level>); 7] = [
     ("fatal", Some(tracing::Level::ERROR)),
     ("silent", None),
 ];
+
+/// The settings for the targets file alone, for commands that need no secret.
+///
+/// # Errors
+/// When one of them makes no sense.
+pub fn targets(layers: &Layers) -> Result<TargetsConfig, ConfigError> {
+    Ok(TargetsConfig {
+        path: text(layers, Knob::PrometheusTargetsLoc, "./prometheus/targets.json").into(),
+        format: choice(layers, Knob::TargetsFormat, &TARGETS_FORMATS)?.unwrap_or_default(),
+    })
+}
+
+/// The settings for HTTP alone, for commands that need no secret.
+///
+/// # Errors
+/// When one of them makes no sense.
+pub fn http(layers: &Layers) -> Result<HttpConfig, ConfigError> {
+    Ok(HttpConfig {
+        host: text(layers, Knob::HttpHost, "127.0.0.1"),
+        port: parse(layers, Knob::HttpPort)?.unwrap_or(0),
+        advertise: checked(layers, Knob::HttpAdvertise, is_host_port)?,
+        gzip: choice(layers, Knob::HttpGzip, &GZIPS)?.unwrap_or_default(),
+    })
+}
 
 /// The settings for logging alone, for commands that need no secret.
 ///

@@ -11,7 +11,7 @@ use std::{
 
 use axum::{
     Router,
-    extract::{Path, Request, State},
+    extract::{Path, Request, State, rejection::PathRejection},
     http::{
         Extensions, HeaderMap, HeaderValue, Method, StatusCode, Uri, Version,
         header::{ACCEPT, CONTENT_TYPE, HOST},
@@ -135,10 +135,11 @@ struct LeaveAsIs;
 
 async fn scrape(
     State(service): State<Arc<Service>>,
-    alias: Option<Path<String>>,
+    alias: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response {
-    let alias = alias.map_or_else(String::new, |Path(alias)| alias);
+    // What is not even text is nobody's alias.
+    let alias = alias.map_or_else(|_| String::new(), |Path(alias)| alias);
     let scraped = service.scraper.scrape(&alias, limit(request.headers())).await;
     let mut response = respond::scrape(scraped);
     if request.extensions().get::<Connection>().is_some_and(|connection| connection.is_local()) {

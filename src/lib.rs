@@ -27,6 +27,7 @@ pub mod registry;
 pub mod respond;
 pub mod scrape;
 pub mod telemetry;
+pub mod transport;
 
 use config::{HttpConfig, TargetsConfig};
 use directory::Directory;

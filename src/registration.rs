@@ -150,6 +150,7 @@ impl Registrar {
 }
 
 /// What a peer that may be anybody is allowed: an alias request takes under 2 KiB.
+#[expect(clippy::field_reassign_with_default, reason = "limits may get further fields")]
 fn limits() -> Limits {
     let mut limits = Limits::default();
     limits.frame_bytes = 16 << 10;

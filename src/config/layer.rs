@@ -42,6 +42,11 @@ impl<F: Fn(&str) -> Option<String>> Environment for F {
 }
 
 impl Layers {
+    /// Whether anything sets this.
+    pub fn is_set(&self, knob: Knob) -> bool {
+        self.values.contains_key(&knob)
+    }
+
     /// The value of a setting.
     pub(super) fn find(&self, knob: Knob) -> Option<&Setting> {
         self.values.get(&knob)

@@ -45,8 +45,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// The pause after a failed accept, which mostly means that file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `router` on `listener` until `stop`, then lets running requests finish, for
-/// [five seconds](DRAIN) at most. `open` counts connections.
+/// Serves `router` on `listener` until `stop`, then lets running requests finish, for five seconds at
+/// most. `open` counts connections.
 pub async fn serve(listener: TcpListener, router: Router, open: Gauge, stop: CancellationToken) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let log = Arc::new(RequestLog::default());

@@ -9,7 +9,8 @@
 //! one process, say), the transport's own constructor hands out one value per key.
 //!
 //! Implementing one: `dht-prom-transport-memory` is the model. Map foreign errors to
-//! [`TransportError`] in one place, run [`conformance`] (feature `conformance`), and you are done.
+//! [`TransportError`] in one place, run the suite of its feature
+//! `conformance`, and you are done.
 //!
 //! ```
 //! use bytes::Bytes;

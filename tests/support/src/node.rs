@@ -1,0 +1,200 @@
+//! The Node side: a DHT of its own, and the published clients on it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::Process;
+
+/// A HyperDHT network on 127.0.0.1, for one test.
+#[derive(Debug)]
+pub struct Testnet {
+    process: Process,
+    port: u16,
+}
+
+impl Testnet {
+    /// Starts the network and waits until it is whole.
+    ///
+    /// # Panics
+    /// When Node or its packages are missing.
+    #[must_use]
+    pub fn start() -> Self {
+        let process = script("testnet.mjs", &[]);
+        let ready = event(&process, "ready", |_| true);
+        let port = ready["port"].as_u64().and_then(|port| u16::try_from(port).ok());
+        Self { process, port: port.expect("the testnet prints its port") }
+    }
+
+    /// UDP port of the bootstrap node.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The running network, for its logs.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+}
+
+/// Which of the published clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Generation {
+    /// `dht-prom-client` 1.1.1: a fresh connection for each registration.
+    One,
+    /// `dht-prom-client` 2.1.0: a kept connection through `protomux-rpc-client`.
+    Two,
+}
+
+impl Generation {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::One, Self::Two];
+
+    /// The number that `client.mjs` and the aliases of the tests use.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+        }
+    }
+}
+
+impl Serialize for Generation {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(self.number())
+    }
+}
+
+/// What a client answers when it is scraped.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum MetricsSource {
+    /// The bytes of this file, read when the client starts.
+    File {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// The default metrics of a Node process.
+    Process,
+    /// Nothing: collecting throws.
+    Failing,
+}
+
+/// One client.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClientSpec {
+    /// Which published version.
+    pub generation: Generation,
+    /// The name to register.
+    pub alias: String,
+    /// The service label to register.
+    pub service: String,
+    /// The hostname label to register.
+    pub hostname: String,
+    /// 64 hex digits that give the key pair which serves the metrics; random when absent.
+    pub seed: Option<String>,
+    /// What it answers.
+    pub metrics: MetricsSource,
+}
+
+impl ClientSpec {
+    /// A client that answers Node's default metrics, as `service` on `host-<generation>`.
+    #[must_use]
+    pub fn new(generation: Generation, alias: &str) -> Self {
+        Self {
+            generation,
+            alias: alias.to_owned(),
+            service: "shop".to_owned(),
+            hostname: format!("host-{}", generation.number()),
+            seed: None,
+            metrics: MetricsSource::Process,
+        }
+    }
+}
+
+/// A Node process with one or more clients.
+#[derive(Debug)]
+pub struct Client {
+    process: Process,
+}
+
+impl Client {
+    /// Starts clients that register with the bridge of this key and shared secret.
+    ///
+    /// # Panics
+    /// When Node or its packages are missing.
+    #[must_use]
+    pub fn start(testnet: &Testnet, scraper: &str, secret: &str, clients: &[ClientSpec]) -> Self {
+        let settings = json!({
+            "bootstrap": [{ "host": "127.0.0.1", "port": testnet.port() }],
+            "scraper": scraper,
+            "secret": secret,
+            "clients": clients,
+        });
+        Self { process: script("client.mjs", &[&settings.to_string()]) }
+    }
+
+    /// Waits until `alias` is registered; gives what the bridge said of `updated`.
+    ///
+    /// # Panics
+    /// When it does not happen in time.
+    #[must_use = "says whether the bridge called it an update"]
+    pub fn expect_registered(&self, alias: &str) -> bool {
+        let event = event(&self.process, "registered", |event| event["alias"] == alias);
+        event["updated"].as_bool().expect("`updated` is a boolean")
+    }
+
+    /// Waits until the registration of `alias` failed; gives the reason the client saw.
+    ///
+    /// # Panics
+    /// When it does not happen in time.
+    #[must_use]
+    pub fn expect_register_failed(&self, alias: &str) -> String {
+        let event = event(&self.process, "register-failed", |event| event["alias"] == alias);
+        event["error"].as_str().expect("`error` is text").to_owned()
+    }
+
+    /// How many scrapes `alias` has answered so far.
+    #[must_use]
+    pub fn scrapes(&self, alias: &str) -> usize {
+        let lines = self.process.stdout().all();
+        let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        events
+            .filter(|event| event["event"] == "metrics-request" && event["alias"] == alias)
+            .count()
+    }
+
+    /// Ends the clients as a crash of their machine would: nobody is told.
+    ///
+    /// # Panics
+    /// When they have ended already.
+    pub fn kill(mut self) {
+        self.process.kill();
+    }
+}
+
+fn event(process: &Process, name: &str, accept: impl Fn(&Value) -> bool) -> Value {
+    process.expect_line(&format!("the event `{name}`"), |line| {
+        let event: Value = serde_json::from_str(line).ok()?;
+        (event["event"] == name && accept(&event)).then_some(event)
+    })
+}
+
+fn script(name: &str, args: &[&str]) -> Process {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../interop");
+    assert!(
+        folder.join("node_modules").is_dir(),
+        "the Node packages are missing: `cargo xtask test` installs them, or `npm ci` in \
+         tests/interop",
+    );
+    let mut command = Command::new("node");
+    command.arg(folder.join(name)).args(args);
+    Process::spawn(name, command)
+}

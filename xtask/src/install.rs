@@ -1,0 +1,127 @@
+//! What the interop tests need beyond Rust: Node packages, and a Prometheus.
+
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use crate::{Failure, step};
+
+/// Installs what is missing; gives a folder to put before PATH when Prometheus came from here.
+pub(crate) fn missing(root: &Path) -> Result<Option<PathBuf>, Failure> {
+    for project in NPM_PROJECTS {
+        install_packages(&root.join(project))?;
+    }
+    if answers("prometheus", &["--version"]) && answers("promtool", &["--version"]) {
+        return Ok(None);
+    }
+    let tools = tools(root);
+    if !bin(&tools).join("prometheus").is_file() {
+        unpack_prometheus(&tools)?;
+    }
+    Ok(Some(bin(&tools)))
+}
+
+/// The folder to put before PATH when an earlier run has unpacked Prometheus there.
+pub(crate) fn present(root: &Path) -> Option<PathBuf> {
+    Some(bin(&tools(root))).filter(|folder| folder.is_dir())
+}
+
+/// PATH with `folder` in front.
+pub(crate) fn path_with(folder: &Path) -> Result<OsString, Failure> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(folder.to_owned()).chain(std::env::split_paths(&path));
+    std::env::join_paths(folders).map_err(|error| Failure::from(format!("PATH: {error}")))
+}
+
+/// Whether a program is there and runs.
+pub(crate) fn answers(program: &str, args: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// `npm ci`, unless the project is not there or its lock file was installed already.
+fn install_packages(project: &Path) -> Result<(), Failure> {
+    let lock = project.join("package-lock.json");
+    if !lock.is_file() {
+        return Ok(());
+    }
+    let wanted = fs::read(&lock).map_err(|error| format!("{}: {error}", lock.display()))?;
+    let stamp = project.join("node_modules/.installed-lock.json");
+    if fs::read(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    if !answers("npm", &["--version"]) {
+        return Err("the interop tests need Node 20 or later with npm (Debian: `apt-get install \
+                    nodejs npm`); `cargo test --workspace` runs those that need Rust alone"
+            .to_owned()
+            .into());
+    }
+    let mut npm = Command::new("npm");
+    npm.args(["ci", "--no-audit", "--no-fund"]).current_dir(project);
+    step(npm)?;
+    fs::write(&stamp, wanted).map_err(|error| format!("{}: {error}", stamp.display()).into())
+}
+
+/// Fetches Debian's package and unpacks it into `tools`, without installing it: no root is
+/// needed, and its service, which would start on its own and hold a port, stays out of the way.
+fn unpack_prometheus(tools: &Path) -> Result<(), Failure> {
+    if !answers("apt-get", &["--version"]) || !answers("dpkg-deb", &["--version"]) {
+        return Err(NO_PROMETHEUS.to_owned().into());
+    }
+    fs::create_dir_all(tools).map_err(|error| format!("{}: {error}", tools.display()))?;
+    let mut download = apt_get(&["download", "prometheus"]);
+    download.current_dir(tools);
+    if step(download).is_err() {
+        // A fresh machine or container has no package lists yet; only root may fetch them.
+        let update = step(apt_get(&["update"]));
+        let mut download = apt_get(&["download", "prometheus"]);
+        download.current_dir(tools);
+        update.and_then(|()| step(download)).map_err(|_| NO_PROMETHEUS.to_owned())?;
+    }
+    let package = newest_package(tools)?;
+    // Unpacked beside its place and moved there whole, so that an interrupted run leaves nothing
+    // that the next one would take for complete.
+    let partial = tools.join("partial");
+    let mut unpack = Command::new("dpkg-deb");
+    unpack.arg("--extract").arg(&package).arg(&partial);
+    step(unpack)?;
+    let place = tools.join("prometheus");
+    fs::rename(&partial, &place).map_err(|error| format!("{}: {error}", place.display()))?;
+    fs::remove_file(&package).map_err(|error| format!("{}: {error}", package.display()).into())
+}
+
+fn newest_package(tools: &Path) -> Result<PathBuf, Failure> {
+    let entries = fs::read_dir(tools).map_err(|error| format!("{}: {error}", tools.display()))?;
+    let packages = entries.flatten().map(|entry| entry.path());
+    packages
+        .filter(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .max()
+        .ok_or_else(|| format!("apt-get left no package in {}", tools.display()).into())
+}
+
+fn apt_get(args: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command.arg("--quiet").args(args).env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+fn tools(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| root.join("target"), |target| root.join(target))
+        .join("test-tools")
+}
+
+fn bin(tools: &Path) -> PathBuf {
+    tools.join("prometheus/usr/bin")
+}
+
+/// The npm projects with a committed lock file; one that does not exist is passed over.
+const NPM_PROJECTS: [&str; 2] = ["tests/interop", "transports/hyperdht/tests/interop"];
+
+const NO_PROMETHEUS: &str = "\
+the interop tests need Prometheus 2.42 or later with promtool in PATH, and it could not be fetched \
+from Debian; `cargo test --workspace` runs the tests that need Rust alone";

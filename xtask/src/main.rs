@@ -1,0 +1,132 @@
+//! `cargo xtask`: installs what the project's checks need, then runs them.
+//!
+//! Each step is a command that is printed before it runs; the first that fails ends the run with
+//! its exit code.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+mod install;
+
+const HELP: &str = "\
+Usage: cargo xtask <COMMAND> [OPTIONS] [-- <ARGUMENTS OF cargo test>]
+
+Commands:
+  test   Installs what the tests need and is missing, then runs all of them, those with the Node
+         clients and a real Prometheus included
+  ci     Formatting, lints, documentation, `cargo deny` where it is installed, then `test`
+
+Options:
+  --no-install   Install nothing; what is missing fails the test that needs it
+  -h, --help     Print this help
+";
+
+fn main() -> ExitCode {
+    match run(std::env::args_os().skip(1).collect()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { reason, code }) => {
+            eprintln!("xtask: {reason}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Why a run ended, and the exit code to pass on.
+#[derive(Debug)]
+struct Failure {
+    reason: String,
+    code: u8,
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self { reason, code: 1 }
+    }
+}
+
+fn run(mut words: Vec<std::ffi::OsString>) -> Result<(), Failure> {
+    let for_cargo = match words.iter().position(|word| word == "--") {
+        Some(place) => words.split_off(place).split_off(1),
+        None => Vec::new(),
+    };
+    let mut arguments = pico_args::Arguments::from_vec(words);
+    let help = arguments.contains(["-h", "--help"]);
+    let install = !arguments.contains("--no-install");
+    let command = arguments.subcommand().map_err(|error| usage(&error.to_string()))?;
+    let rest = arguments.finish();
+    if let Some(unknown) = rest.first() {
+        return Err(usage(&format!("unknown argument {}", unknown.display())));
+    }
+    match command.as_deref() {
+        _ if help => {
+            #[expect(clippy::print_stdout, reason = "the help was asked for")]
+            {
+                print!("{HELP}");
+            }
+            Ok(())
+        }
+        Some("test") => test(install, &for_cargo),
+        Some("ci") => ci(install, &for_cargo),
+        Some(other) => Err(usage(&format!("unknown command {other}"))),
+        None => Err(usage("a command is missing")),
+    }
+}
+
+fn usage(reason: &str) -> Failure {
+    Failure { reason: format!("{reason}\n\n{HELP}"), code: 64 }
+}
+
+fn ci(install: bool, for_cargo: &[std::ffi::OsString]) -> Result<(), Failure> {
+    step(cargo(&["fmt", "--all", "--check"]))?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--all-features", "--locked"];
+    step(cargo(&[&clippy[..], &["--", "-D", "warnings"]].concat()))?;
+    let mut docs = cargo(&["doc", "--workspace", "--all-features", "--no-deps", "--locked"]);
+    docs.env("RUSTDOCFLAGS", "-D warnings");
+    step(docs)?;
+    if install::answers("cargo", &["deny", "--version"]) {
+        step(cargo(&["deny", "check", "licenses", "bans", "sources"]))?;
+    } else {
+        eprintln!("xtask: NOT RUN: cargo deny (`cargo install cargo-deny` brings it)");
+    }
+    test(install, for_cargo)
+}
+
+fn test(install: bool, for_cargo: &[std::ffi::OsString]) -> Result<(), Failure> {
+    let tools = if install { install::missing(&root())? } else { install::present(&root()) };
+    let mut tests = cargo(&["test", "--workspace", "--locked"]);
+    tests.args(for_cargo).env("DHT_PROM_INTEROP", "1").env("HYPERDHT_INTEROP", "1");
+    if let Some(folder) = tools {
+        tests.env("PATH", install::path_with(&folder)?);
+    }
+    step(tests)
+}
+
+/// Prints a command, runs it in the workspace, and fails as it does.
+fn step(mut command: Command) -> Result<(), Failure> {
+    let words: Vec<_> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let line = words.join(" ");
+    eprintln!("xtask: {line}");
+    let status = command.status().map_err(|error| format!("cannot run `{line}`: {error}"))?;
+    if status.success() {
+        return Ok(());
+    }
+    let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+    Err(Failure { reason: format!("`{line}` failed ({status})"), code })
+}
+
+fn cargo(args: &[&str]) -> Command {
+    // The cargo that runs this program, not another one in PATH.
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(root());
+    command
+}
+
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
