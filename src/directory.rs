@@ -113,6 +113,11 @@ impl Directory {
         targets::render(&self.lock(), format, bridge)
     }
 
+    /// See [`targets::render_http_sd`].
+    pub fn render_http_sd(&self, bridge: &str) -> Vec<u8> {
+        targets::render_http_sd(&self.lock(), bridge)
+    }
+
     /// Wakes when [`Directory::render`] would give something else.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.revision.subscribe()

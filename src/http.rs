@@ -24,8 +24,11 @@ use tower_http::{CompressionLevel, compression::CompressionLayer};
 use tracing::Level;
 
 use crate::{
-    config::Gzip, directory::Directory, metrics::Exposition, metrics::Metrics,
-    registry::targets::TargetsFormat, respond, scrape::Scraper,
+    config::Gzip,
+    directory::Directory,
+    metrics::{Exposition, Metrics},
+    respond,
+    scrape::Scraper,
 };
 
 mod page;
@@ -180,7 +183,7 @@ async fn targets(State(service): State<Arc<Service>>, headers: HeaderMap) -> Res
         let text = "the Host header must say where you reach the bridge\n";
         return (StatusCode::BAD_REQUEST, text).into_response();
     };
-    let json = service.directory.render(TargetsFormat::Labels, &bridge);
+    let json = service.directory.render_http_sd(&bridge);
     ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response()
 }
 

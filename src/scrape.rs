@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 use crate::{
     directory::Directory,
     metrics::{Metrics, ScrapeOutcome},
+    telemetry::{self, Throttle},
 };
 
 mod line;
@@ -25,7 +26,11 @@ pub struct Scraper {
     directory: Arc<Directory>,
     pool: Arc<Pool>,
     metrics: Arc<Metrics>,
+    throttle: Throttle,
 }
+
+/// Failures per second that are logged at info, as the Node bridges log each; the others at debug.
+const FAILURES_PER_SECOND: u32 = 10;
 
 /// Why a scrape brought no metrics.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +59,7 @@ pub enum ScrapeError {
 impl Scraper {
     /// Looks aliases up in `directory` and asks over `pool`.
     pub fn new(directory: Arc<Directory>, pool: Arc<Pool>, metrics: Arc<Metrics>) -> Self {
-        Self { directory, pool, metrics }
+        Self { directory, pool, metrics, throttle: Throttle::per_second(FAILURES_PER_SECOND) }
     }
 
     /// The metrics of `alias`, within `limit` in all. They are a part of the message that carried
@@ -74,8 +79,12 @@ impl Scraper {
         match &scraped {
             Ok(metrics) => drop(self.metrics.scrape_bytes.inc_by(metrics.len() as u64)),
             Err(error) => {
-                let error = crate::telemetry::causes(error);
-                tracing::debug!(%alias, peer = %key, "upstream error: {error}");
+                let error = telemetry::causes(error);
+                if self.throttle.allows() {
+                    tracing::info!(%alias, peer = %key, "upstream error: {error}");
+                } else {
+                    tracing::debug!(%alias, peer = %key, "upstream error: {error}");
+                }
             }
         }
         scraped

@@ -44,7 +44,6 @@ impl HyperDhtTransport {
     async fn identity(&self) -> Result<&HyperDht, TransportError> {
         let join = async {
             let node = Node::start(options(&self.config).await?).await?;
-            tracing::debug!(addr = %node.local_addr(), "joined the DHT");
             let identity = node.identity(self.seed.expose());
             Ok((node, identity))
         };

@@ -60,16 +60,31 @@ struct Labels {
     key: String,
 }
 
-/// The groups of `registry`, to be scraped at `bridge`, the bridge's `host:port`.
+/// The targets file for `registry`, to be scraped at `bridge`, the bridge's `host:port`.
 ///
 /// One space of indent, as the Node bridges write.
 pub fn render(registry: &Registry, format: TargetsFormat, bridge: &str) -> Vec<u8> {
     let groups = match format {
         TargetsFormat::Classic => vec![classic_group(registry)],
-        TargetsFormat::Labels => {
-            registry.iter().map(|(alias, target)| label_group(alias, target, bridge)).collect()
-        }
+        TargetsFormat::Labels => registry
+            .iter()
+            .map(|(alias, target)| {
+                let mut group = label_group(alias, target, bridge);
+                group.labels.key = target.key.to_string();
+                group
+            })
+            .collect(),
     };
+    json(&groups)
+}
+
+/// The answer to HTTP service discovery: one group per alias, which needs no relabel rules.
+pub fn render_http_sd(registry: &Registry, bridge: &str) -> Vec<u8> {
+    let groups = registry.iter().map(|(alias, target)| label_group(alias, target, bridge));
+    json(&groups.collect::<Vec<_>>())
+}
+
+fn json(groups: &[Group]) -> Vec<u8> {
     let mut json = Vec::new();
     let formatter = PrettyFormatter::with_indent(b" ");
     let mut serializer = serde_json::Serializer::with_formatter(&mut json, formatter);
@@ -95,7 +110,7 @@ fn label_group(alias: &Alias, target: &Target, bridge: &str) -> Group {
             hostname: target.hostname.to_string(),
             service: target.service.to_string(),
             metrics_path: metrics_path(alias),
-            key: target.key.to_string(),
+            key: String::new(),
         },
         targets: vec![bridge.to_owned()],
     }
