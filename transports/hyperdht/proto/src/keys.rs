@@ -14,6 +14,7 @@
 
 use std::fmt;
 
+use curve25519_dalek::Scalar;
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 
 pub use self::{
@@ -99,6 +100,12 @@ impl KeyPair {
     /// Signs `message`; always the same signature for the same message.
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
         self.0.sign(message).to_bytes()
+    }
+
+    /// The number that Diffie-Hellman multiplies by: the clamped lower half of SHA-512 of the seed,
+    /// reduced modulo the group's order.
+    pub(crate) fn scalar(&self) -> Scalar {
+        self.0.to_scalar()
     }
 }
 

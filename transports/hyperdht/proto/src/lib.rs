@@ -7,6 +7,7 @@
 
 pub mod hash;
 pub mod keys;
+pub mod noise;
 
 #[cfg(test)]
 mod test_vectors;

@@ -6,6 +6,8 @@ use data_encoding::HEXLOWER;
 use serde_json::Value;
 
 pub(crate) const KEYS: &str = include_str!("../tests/vectors/keys.json");
+pub(crate) const NOISE: &str = include_str!("../tests/vectors/noise.json");
+pub(crate) const HANDSHAKE: &str = include_str!("../tests/vectors/handshake.json");
 pub(crate) const HYPERDHT: &str = include_str!("../tests/vectors/hyperdht.json");
 
 /// Every vector of a file.
@@ -19,6 +21,12 @@ pub(crate) fn vectors(file: &str, name: &str) -> Vec<Value> {
     let found: Vec<Value> = all(file).into_iter().filter(|vector| vector["name"] == name).collect();
     assert!(!found.is_empty(), "no vector is named {name}");
     found
+}
+
+/// The only vector of a file that bears this name.
+pub(crate) fn vector(file: &str, name: &str) -> Value {
+    let [vector]: [Value; 1] = vectors(file, name).try_into().unwrap();
+    vector
 }
 
 /// Bytes written as hexadecimal text, alone or under `hex`.
