@@ -8,6 +8,7 @@
 pub mod hash;
 pub mod keys;
 pub mod noise;
+pub mod secret_stream;
 
 #[cfg(test)]
 mod test_vectors;

@@ -1,5 +1,5 @@
 //! The Noise handshake `Noise_IK_Ed25519_ChaChaPoly_BLAKE2b`, by which two peers prove their keys to
-//! each other and agree on the keys of a secret stream.
+//! each other and agree on the keys of a [secret stream](crate::secret_stream).
 //!
 //! The [Noise](https://noiseprotocol.org/noise.html) state machine is the crate `noise-protocol`'s.
 //! What is unusual about HyperDHT's handshake (`noise-handshake` 4.2 with `noise-curve-ed` 2.1), and
@@ -162,6 +162,16 @@ pub enum Role {
     Initiator,
     /// Sent the second message.
     Responder,
+}
+
+impl Role {
+    /// The other end's role.
+    pub const fn peer(self) -> Self {
+        match self {
+            Self::Initiator => Self::Responder,
+            Self::Responder => Self::Initiator,
+        }
+    }
 }
 
 /// What a handshake leaves: who the peer is, and secrets that nobody else has.
