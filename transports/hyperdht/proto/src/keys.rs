@@ -117,6 +117,8 @@ impl fmt::Debug for KeyPair {
 
 #[cfg(test)]
 mod tests {
+    use ed25519_dalek::Verifier;
+
     use super::*;
     use crate::test_vectors::{KEYS, bytes, fixed, vectors};
 
@@ -132,12 +134,20 @@ mod tests {
 
     #[test]
     fn weak_keys_verify_nothing() {
-        // The identity: any signature with R = sB would pass a lenient check.
-        let mut weak = [0; 32];
-        weak[0] = 1;
+        // Under the identity as public key, anybody makes signatures that a lenient check takes.
         let pair = KeyPair::from_seed(&[1; 32]);
-        let signature = pair.sign(b"message");
-        assert_eq!(PublicKey(weak).verify(b"message", &signature), Err(BadSignature));
+        let (point, scalar) = (*pair.public_key().as_bytes(), pair.scalar().to_bytes());
+        let signature: [u8; 64] = [point, scalar].concat().try_into().unwrap();
+        let mut identity = [0; 32];
+        identity[0] = 1;
+        let lenient = VerifyingKey::from_bytes(&identity).unwrap();
+        assert!(lenient.verify(b"message", &signature.into()).is_ok());
+        assert_eq!(PublicKey(identity).verify(b"message", &signature), Err(BadSignature));
+    }
+
+    #[test]
+    fn bytes_that_are_no_point_verify_nothing() {
+        let signature = KeyPair::from_seed(&[1; 32]).sign(b"message");
         assert_eq!(PublicKey([2; 32]).verify(b"message", &signature), Err(BadSignature));
     }
 

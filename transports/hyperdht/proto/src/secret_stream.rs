@@ -13,6 +13,10 @@
 //! anything has arrived, and messages may follow the peer's header in the same read. [`open`] hence
 //! gives two halves that share nothing.
 //!
+//! On processors with AVX-512 a message is decrypted twice as fast (29 instead of 57 microseconds for
+//! 64 KB) when the program is built with `RUSTFLAGS="--cfg chacha20_avx512"`, as this repository's
+//! own builds are; `cipher.rs` has the figures, and those of other ciphers.
+//!
 //! ```
 //! use bytes::BytesMut;
 //! use hyperdht_proto::secret_stream::{self, Options};

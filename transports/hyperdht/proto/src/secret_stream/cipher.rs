@@ -5,8 +5,8 @@
 //! `crypto_secretstream_xchacha20poly1305.c`. The keystream is ChaCha20 with a 12-byte nonce, a
 //! message counter and an inner nonce that each MAC stirs. Its block 0 keys Poly1305, block 1 covers
 //! the tag byte (padded to a block in the MAC's eyes), and the message begins at block 2. The MAC
-//! runs over that block, the ciphertext, `len % 16` zero bytes (an oversight that cannot be mended any
-//! more; 16 less that was meant) and both lengths.
+//! runs over that block, the ciphertext, `len % 16` zero bytes (`16 - len % 16` was meant; too late to
+//! mend) and both lengths.
 //!
 //! # Why these crates
 //!
@@ -21,9 +21,9 @@
 //! | `dryoc` 2.0 | 0.58 | 2.2 | 13 | 192 | no audit known; into another buffer |
 //!
 //! The first is the one that is reviewed, needs no C compiler, and decrypts where the message was
-//! received. The last is what to try where decryption limits a deployment: nothing outside this file
-//! would notice. Until then it checks this one in the tests, and `benches/secret_stream.rs` measures
-//! both.
+//! received. The last is what to try where decryption limits a deployment; only this file and its two
+//! callers would change. Until then it checks this one in the tests, and `benches/secret_stream.rs`
+//! measures both.
 
 use bytes::BufMut;
 use chacha20::{
