@@ -21,7 +21,12 @@ use dht_prom_transport::{Fault, Faulty, Transport};
 use dht_prometheus::{config::Gzip, registry::EXPIRY};
 use futures_util::{SinkExt, StreamExt};
 use protomux::{DECODE_ERROR, Limits, Mux, Protocol, RpcError};
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::Notify,
+    time::timeout,
+};
 
 #[path = "bridge/stage.rs"]
 mod stage;
@@ -504,7 +509,7 @@ async fn running_scrapes_finish_before_the_bridge_stops() {
     blocked.asked.notified().await;
     let address = stage.bridge.http_addr();
     let stopping = tokio::spawn(stage.stop());
-    while tokio::net::TcpStream::connect(address).await.is_ok() {
+    while TcpStream::connect(address).await.is_ok() {
         tokio::task::yield_now().await;
     }
     blocked.release.notify_one();
@@ -529,4 +534,31 @@ async fn an_oversized_request_head_is_refused() {
     let path = format!("/{}", "x".repeat(64 << 10));
     let answer = stage::fetch(stage.bridge.http_addr(), &path).await;
     assert!(answer.starts_with("HTTP/1.1 4"), "{}", &answer[..answer.len().min(100)]);
+}
+
+/// Time is paused: it jumps to the next deadline once nothing else is to be done.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_asks_for_nothing_is_closed() {
+    let stage = Stage::start().await;
+    for (sent, seconds) in [("", 10), ("GET /metrics HTTP/1.1\r\nho", 10)] {
+        let mut stream = TcpStream::connect(stage.bridge.http_addr()).await.unwrap();
+        let began = tokio::time::Instant::now();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        let mut rest = Vec::new();
+        within(stream.read_to_end(&mut rest)).await.unwrap();
+        assert_eq!(began.elapsed().as_secs(), seconds, "{sent:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_bridge_ends_its_sessions() {
+    let Stage { bridge, network, .. } = Stage::start().await;
+    let target = network.join([1; 32].into());
+    let mut listener = target.listen().await.unwrap();
+    let dialler = network.join([2; 32].into());
+    let request = alias_request("web", target.local_key());
+    register(&dialler, bridge.public_key(), &request).await.unwrap();
+    let mut session = listener.accept().await.unwrap().accept().await.unwrap();
+    drop(bridge);
+    within(async { while session.rx.next().await.is_some() {} }).await;
 }

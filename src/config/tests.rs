@@ -157,3 +157,13 @@ fn secrets_are_not_in_debug_output() {
     let config = with_secret(&[("DHT_PROM_KEY_PAIR_SEED", SECRET)]).unwrap();
     assert!(!format!("{config:?}").contains("07"), "{config:?}");
 }
+
+#[test]
+fn variables_that_change_nothing_are_named() {
+    let environment =
+        |name: &str| (name == "HYPERDHT_PROM_EXPOSE_REPL_SWARM").then(|| "true".to_owned());
+    let lines = Layers::ignored(&environment);
+    let expected = "HYPERDHT_PROM_EXPOSE_REPL_SWARM is ignored: there is no debugging swarm";
+    assert_eq!(lines, [expected]);
+    assert!(Layers::ignored(&|_: &str| None).is_empty());
+}
