@@ -187,7 +187,7 @@ async fn another_key_replaces_the_target() {
     let new = stage.service(2, || "new 1\n".into()).await;
     assert!(stage.register("web", &new).await.unwrap());
     assert_eq!(stage.get("/scrape/web/metrics").await.text(), "new 1\n");
-    assert!(stage.targets_file().await.contains(&new.key.to_string()));
+    stage.until_file(|file| file.contains(&new.key.to_string())).await;
     stage.until_metric(r#"dht_prometheus_sessions{role="scrape"} 1"#).await;
 }
 
@@ -439,6 +439,22 @@ async fn a_session_that_answers_nothing_is_dialled_anew() {
     stage.until_metric(r#"dht_prometheus_dials_total{outcome="success"} 2"#).await;
     blocked.release.notify_one();
     assert_eq!(stage.get("/scrape/web/metrics").await.text(), METRICS);
+}
+
+/// As when Prometheus reloads its configuration in the middle of a scrape.
+#[tokio::test(start_paused = true)]
+async fn a_scrape_that_is_given_up_leaves_the_session_alone() {
+    let stage = Stage::start().await;
+    let blocked = Blocked::default();
+    let service = stage.service(1, blocked.clone()).await;
+    stage.register("web", &service).await.unwrap();
+    let given_up = timeout(Duration::from_secs(1), stage.get("/scrape/web/metrics")).await;
+    assert!(given_up.is_err());
+    blocked.release.notify_one();
+    blocked.release.notify_one();
+    assert_eq!(stage.get("/scrape/web/metrics").await.text(), METRICS);
+    let metrics = stage.metrics().await;
+    assert!(metrics.contains("dht_prometheus_dials_total{outcome=\"success\"} 1\n"), "{metrics}");
 }
 
 #[tokio::test(start_paused = true)]
