@@ -16,6 +16,8 @@
 //! - The receive window is never closed. A session that is not read takes [`UNREAD_BYTES`] and is
 //!   then cut off, where other transports make the sender wait.
 //! - Half-open sessions do not exist: the end of one direction is the end of both.
+//! - A query that meets a DHT node which has gone waits 4 seconds for it; the crate forgets such nodes
+//!   slowly.
 //! - A peer that vanishes without a word is noticed 20 seconds later.
 //! - IPv4 only.
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use dht_prom_transport::{PublicKey, Session, Transport};
+use dht_prom_transport::{ErrorKind, PublicKey, Session, Transport};
 use futures_util::{SinkExt, StreamExt};
 use hyperdht_rs::peeroxide::{Bootstrap, Node, NodeOptions, Testnet};
 use tokio::{
@@ -59,6 +59,41 @@ async fn a_node_client_is_refused() {
     let mut peer = NodePeer::start("dial", &testnet, &[&hex(transport.local_key())]);
     timeout(PATIENCE, listener.accept()).await.unwrap().unwrap().refuse();
     assert!(peer.line().await.starts_with("error"));
+}
+
+#[tokio::test]
+async fn a_silent_session_is_kept_alive() {
+    let Some((testnet, node)) = start().await else { return };
+    let transport = node.identity(&[11; 32]);
+    let mut listener = transport.listen().await.unwrap();
+    let mut peer = NodePeer::start("idle", &testnet, &[&hex(transport.local_key())]);
+    let session = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+    let _session = session.accept().await.unwrap();
+    assert!(peer.line().await.starts_with("open"));
+    assert_eq!(peer.line().await, "kept alive 17");
+}
+
+#[tokio::test]
+async fn a_node_server_that_was_killed_is_missed_and_found_again() {
+    let Some((testnet, node)) = start().await else { return };
+    let transport = node.identity(&[12; 32]);
+    let seed = "0d".repeat(32);
+    let mut peer = NodePeer::start("serve", &testnet, &[&seed]);
+    assert!(peer.line().await.starts_with("listening"));
+    let key = hyperdht_rs::peeroxide::public_key(&[13; 32]);
+    let mut session = timeout(PATIENCE, transport.dial(key)).await.unwrap().unwrap();
+    peer.process.kill().await.unwrap();
+    let end = timeout(PATIENCE, session.rx.next()).await.unwrap().unwrap();
+    assert_eq!(end.unwrap_err().kind(), ErrorKind::Closed);
+    assert!(session.tx.send("hello?".into()).await.is_err());
+    let absent = timeout(PATIENCE, transport.dial(key)).await.unwrap().unwrap_err();
+    assert_eq!(absent.kind(), ErrorKind::Unreachable);
+
+    let mut peer = NodePeer::start("serve", &testnet, &[&seed]);
+    assert!(peer.line().await.starts_with("listening"));
+    let mut session = timeout(PATIENCE, transport.dial(key)).await.unwrap().unwrap();
+    session.tx.send("hello".into()).await.unwrap();
+    assert_eq!(next(&mut session).await, "hello");
 }
 
 #[tokio::test]
@@ -111,7 +146,7 @@ fn hex(key: PublicKey) -> String {
 /// A run of `hyperdht-echo.mjs`; killed when dropped.
 struct NodePeer {
     lines: Lines<BufReader<ChildStdout>>,
-    _process: Child,
+    process: Child,
 }
 
 impl NodePeer {
@@ -127,7 +162,7 @@ impl NodePeer {
             .spawn()
             .unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        Self { lines, _process: process }
+        Self { lines, process }
     }
 
     async fn line(&mut self) -> String {
