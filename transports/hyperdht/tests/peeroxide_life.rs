@@ -98,6 +98,18 @@ async fn a_taken_port_is_an_error_of_the_host() {
     assert_eq!(error.kind(), ErrorKind::Io);
 }
 
+#[tokio::test]
+async fn a_node_that_reaches_nobody_does_not_start() {
+    let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let options = NodeOptions {
+        bootstrap: Bootstrap::Nodes(vec![silent.local_addr().unwrap()]),
+        host: Ipv4Addr::LOCALHOST,
+        port: Some(0),
+    };
+    let error = timeout(PATIENCE, Node::start(options)).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+}
+
 async fn start() -> (Testnet, HyperDht) {
     let testnet = Testnet::start(3).await.unwrap();
     let dialler = join(&testnet).await.identity(&[99; 32]);
