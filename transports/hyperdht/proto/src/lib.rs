@@ -4,3 +4,5 @@
 //! datagrams come in by a call and go out by another. A whole network of nodes therefore runs in
 //! one thread of a test, with loss and reordering, reproducibly.
 #![warn(clippy::indexing_slicing, clippy::cast_possible_truncation)]
+
+pub mod udx;
