@@ -5,4 +5,6 @@
 //! one thread of a test, with loss and reordering, reproducibly.
 #![warn(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod udx;

@@ -1,7 +1,5 @@
 //! Every packet captured from libudx, read and written.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
 use data_encoding::HEXLOWER;
 use hyperdht_proto::udx::{Flags, Header, SackBlock};
 use serde_json::{Value, json};
@@ -31,10 +29,8 @@ fn every_captured_packet_is_read_and_written() {
         });
         let mut written = header.to_bytes().to_vec();
         if header.flags.contains(Flags::SACK) {
-            decoded["sacks"] = sacks
-                .iter()
-                .map(|block| json!([block.start.value(), block.end.value()]))
-                .collect();
+            decoded["sacks"] =
+                sacks.iter().map(|block| json!([block.start.value(), block.end.value()])).collect();
             sacks.iter().for_each(|block| block.encode(&mut written));
         } else {
             decoded["payload"] = HEXLOWER.encode(body.payload).into();
@@ -51,13 +47,8 @@ fn every_captured_packet_is_read_and_written() {
 fn the_padding_of_a_captured_mtu_probe_is_skipped() {
     let file: Value = serde_json::from_str(include_str!("vectors/udx.json")).unwrap();
     let vectors = file["vectors"].as_array().unwrap();
-    let probe = vectors
-        .iter()
-        .find(|vector| vector["name"] == "mtu probes")
-        .unwrap();
-    let wire = HEXLOWER
-        .decode(probe["padded"]["headerHex"].as_str().unwrap().as_bytes())
-        .unwrap();
+    let probe = vectors.iter().find(|vector| vector["name"] == "mtu probes").unwrap();
+    let wire = HEXLOWER.decode(probe["padded"]["headerHex"].as_str().unwrap().as_bytes()).unwrap();
     let (header, rest) = Header::decode(&wire).unwrap();
     assert_eq!(u64::from(header.data_offset), probe["padded"]["dataOffset"]);
     let payload = header.body(rest).unwrap().payload;

@@ -141,9 +141,7 @@ impl Header {
     /// [`PacketError::DataOffset`] when the offset lies behind the end.
     pub fn body<'a>(&self, rest: &'a [u8]) -> Result<Body<'a>, PacketError> {
         let offset = usize::from(self.data_offset);
-        let (before, payload) = rest
-            .split_at_checked(offset)
-            .ok_or(PacketError::DataOffset)?;
+        let (before, payload) = rest.split_at_checked(offset).ok_or(PacketError::DataOffset)?;
         let sacks = match self.flags.contains(Flags::SACK) {
             true if before.is_empty() || payload.is_empty() => Sacks { rest },
             true => Sacks { rest: before },
@@ -274,10 +272,7 @@ mod tests {
     #[test]
     fn sack_blocks_end_at_the_data_offset_when_a_payload_follows() {
         let mut wire = Vec::new();
-        let block = SackBlock {
-            start: Seq::new(5),
-            end: Seq::new(6),
-        };
+        let block = SackBlock { start: Seq::new(5), end: Seq::new(6) };
         block.encode(&mut wire);
         wire.push(0xaa);
         let body = header(5, 8).body(&wire).unwrap();
@@ -289,10 +284,7 @@ mod tests {
     #[test]
     fn no_more_than_fifty_blocks_are_read() {
         let wire = [0; 100 * SACK_BLOCK_LEN];
-        assert_eq!(
-            header(4, 0).body(&wire).unwrap().sacks.iter().count(),
-            MAX_SACK_BLOCKS
-        );
+        assert_eq!(header(4, 0).body(&wire).unwrap().sacks.iter().count(), MAX_SACK_BLOCKS);
     }
 
     proptest! {

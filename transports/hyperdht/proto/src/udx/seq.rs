@@ -20,10 +20,7 @@ impl Seq {
     }
 
     /// The low half of an unwrapped number.
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the wire carries the low half"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "the wire carries the low half")]
     pub(crate) const fn wrap(full: u64) -> Self {
         Self(full as u32)
     }
