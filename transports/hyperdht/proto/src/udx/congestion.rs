@@ -1,7 +1,7 @@
 //! How much may be under way, and how fast it may leave.
 //!
 //! [`Congestion`] is the seam; [`Bbr`] is what libudx runs too. Nothing of the choice shows on the
-//! wire. [`Delivery`] measures the delivery rate that BBR is fed with, [`Pacer`] spreads departures.
+//! wire. `delivery` measures the rate that BBR is fed with, `pacer` spreads departures.
 
 mod bbr;
 mod delivery;

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// The number of a packet on the wire: 32 bits that wrap.
 ///
-/// Streams count in 64 bits inside, which never wrap, and meet the wire here: see [`Seq::near`].
+/// Streams count in 64 bits inside, which never wrap, and meet the wire here.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Seq(u32);
 

@@ -140,7 +140,8 @@ mod tests {
     #[test]
     fn a_flight_sent_slowly_is_not_made_fast_by_acks_at_once() {
         let mut delivery = Delivery::default();
-        let records: Vec<SendRecord> = (0..10).map(|n| delivery.on_send(at(n), n as u32)).collect();
+        let records: Vec<SendRecord> =
+            (0..10u32).map(|n| delivery.on_send(at(n.into()), n)).collect();
         let mut sampling = RateSampling::default();
         for (n, record) in (0..).zip(records) {
             delivery.on_delivered(at(10), at(n), record, &mut sampling);

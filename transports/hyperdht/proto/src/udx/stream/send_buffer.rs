@@ -128,7 +128,7 @@ mod tests {
             let mut buffer = SendBuffer::default();
             let mut all = Vec::new();
             for (len, shared) in writes {
-                let bytes: Vec<u8> = (0..len).map(|at| ((all.len() + at) % 251) as u8).collect();
+                let bytes: Vec<u8> = (0..=250).cycle().skip(all.len() % 251).take(len).collect();
                 all.extend(&bytes);
                 match shared {
                     true => buffer.push(bytes.into()),
