@@ -12,6 +12,13 @@ pub struct StreamKey {
     generation: u32,
 }
 
+impl StreamKey {
+    /// A small number that no other open stream of the endpoint has, for tables beside it.
+    pub const fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
 /// Slots that are used again, under a new generation.
 #[derive(Debug)]
 pub(crate) struct Table<T> {
