@@ -384,7 +384,7 @@ fn into_io(error: StreamError) -> io::Error {
         StreamError::Reset => io::ErrorKind::ConnectionReset,
         StreamError::TimedOut => io::ErrorKind::TimedOut,
         StreamError::FrameTooLong => io::ErrorKind::InvalidData,
-        _ => io::ErrorKind::ConnectionAborted,
+        StreamError::Destroyed | _ => io::ErrorKind::ConnectionAborted,
     };
     io::Error::new(kind, error)
 }
