@@ -88,7 +88,7 @@ impl Pair {
     }
 
     async fn through(mode: &str, impairment: Option<Impairment>, config: Config) -> Self {
-        let mut peer = Peer::start().await;
+        let mut peer = Peer::start();
         let port = peer.bind().await;
         let udx = Udx::new(config);
         let (socket, _) = udx.bind(loopback()).unwrap();
@@ -117,7 +117,7 @@ impl Pair {
 
     /// Node speaks first.
     async fn accept(mode: &str) -> Self {
-        let mut peer = Peer::start().await;
+        let mut peer = Peer::start();
         peer.bind().await;
         let udx = Udx::new(Config::default());
         let (socket, _) = udx.bind(loopback()).unwrap();
@@ -302,7 +302,7 @@ async fn mtu() {
 }
 
 async fn foreign() {
-    let mut peer = Peer::start().await;
+    let mut peer = Peer::start();
     let port = peer.bind().await;
     let udx = Udx::new(Config::default());
     let (socket, mut datagrams) = udx.bind(loopback()).unwrap();
@@ -338,7 +338,7 @@ async fn moves() {
 async fn relays() {
     let udx = Udx::new(Config::default());
     let (socket, _) = udx.bind(loopback()).unwrap();
-    let mut peer = Peer::start().await;
+    let mut peer = Peer::start();
     peer.bind().await;
     // Two streams of node, each joined to one of ours; ours forward to each other.
     let open = |id, remote_id| {

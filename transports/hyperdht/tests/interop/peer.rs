@@ -20,7 +20,7 @@ pub(crate) struct Peer {
 
 impl Peer {
     /// Starts node.
-    pub(crate) async fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop");
         let mut child = Command::new("node")
             .arg("udx-peer.js")

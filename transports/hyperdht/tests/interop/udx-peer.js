@@ -36,7 +36,6 @@ function watch (stream, id, mode) {
   stream.on('data', (data) => {
     len += data.length
     if (mode === 'echo') stream.write(data)
-    else if (mode === 'answer') answer(stream, data)
     else hash.update(data)
   })
   stream.on('end', () => {
@@ -46,17 +45,6 @@ function watch (stream, id, mode) {
   stream.on('message', (message) => emit({ event: 'message', id, hex: message.toString('hex') }))
   stream.on('error', (error) => emit({ event: 'error', id, code: error.code || error.message }))
   stream.on('close', () => emit({ event: 'close', id }))
-}
-
-// Each four bytes that come in ask for an answer of so many bytes.
-let asked = Buffer.alloc(0)
-const zeros = Buffer.alloc(1 << 20)
-function answer (stream, data) {
-  asked = Buffer.concat([asked, data])
-  while (asked.length >= 4) {
-    stream.write(zeros.subarray(0, asked.readUInt32LE(0)))
-    asked = asked.subarray(4)
-  }
 }
 
 const commands = {
