@@ -120,13 +120,26 @@ impl Socket {
     ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.io.poll_recv_ready(cx))?;
+            let mut partial = 0;
             let received = self.io.try_io(Interest::READABLE, || {
                 let ReceiveBuffers { memory, metas } = &mut *buffers;
                 let mut slices = memory.each_mut().map(|memory| IoSliceMut::new(memory));
-                self.state.recv(UdpSockRef::from(&self.io), &mut slices, metas)
+                let socket = UdpSockRef::from(&self.io);
+                let count = self.state.recv(socket, &mut slices, metas)?;
+                if count == RECV_BATCH {
+                    return Ok(count);
+                }
+                // Less than was asked for was all there was: saying so saves the call that would
+                // find out. What arrives from now on makes the socket ready again.
+                partial = count;
+                Err(io::ErrorKind::WouldBlock.into())
             });
             match received {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if partial > 0 {
+                        return Poll::Ready(Ok(partial));
+                    }
+                }
                 received => return Poll::Ready(received),
             }
         }

@@ -37,6 +37,10 @@ pub(crate) struct Driver {
     woken: Vec<Waker>,
     /// Whether each packet is acknowledged before the next is looked at.
     each_packet: bool,
+    /// Receive calls that brought something.
+    received: u64,
+    /// Turns since something was received in which nothing was sent.
+    turns_waited: u32,
 }
 
 impl Driver {
@@ -52,6 +56,8 @@ impl Driver {
             sleep_until: None,
             woken: Vec::new(),
             each_packet,
+            received: 0,
+            turns_waited: 0,
         }
     }
 
@@ -71,7 +77,10 @@ impl Driver {
             };
             match bound.socket.poll_recv(cx, &mut self.buffers) {
                 Poll::Pending => return false,
-                Poll::Ready(Ok(count)) => self.take_in(index, count, cx),
+                Poll::Ready(Ok(count)) => {
+                    self.received += 1;
+                    self.take_in(index, count, cx);
+                }
                 // An ICMP answer to something sent earlier: the stream will notice by itself.
                 Poll::Ready(Err(error)) => tracing::trace!(%error, "receive"),
             }
@@ -197,22 +206,32 @@ impl Future for Driver {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = &mut *self;
         driver.follow_sockets();
+        let received = driver.received;
         let mut more = driver.receive(cx);
         let now = Instant::now();
-        let deadline = {
+        let patient = {
             let mut state = driver.shared.lock();
             if state.endpoint.poll_timeout().is_some_and(|at| at <= now) {
                 state.endpoint.handle_timeout(now);
             }
             state.register_driver(cx);
-            state.endpoint.poll_timeout()
+            state.endpoint.owes_acks() && !state.endpoint.is_urgent()
         };
+        driver.wake();
+        // Those just woken may have answers that carry the acknowledgements, and senders more
+        // packets for them to cover: let them run once before anything is sent.
+        if patient && driver.received != received && driver.turns_waited < MAX_TURNS_WAITED {
+            driver.turns_waited += 1;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        driver.turns_waited = 0;
         more |= driver.transmit(now, cx);
         driver.wake();
         if driver.shared.is_abandoned() {
             return Poll::Ready(());
         }
-        let deadline = driver.shared.lock().endpoint.poll_timeout().or(deadline);
+        let deadline = driver.shared.lock().endpoint.poll_timeout();
         more |= driver.arm(deadline, cx);
         if more {
             cx.waker().wake_by_ref();
@@ -230,5 +249,7 @@ fn pass_on(bound: &BoundSocket, from: SocketAddr, datagram: &[u8]) {
 
 /// Receive calls per socket and turn.
 const MAX_RECEIVES: usize = 16;
+/// Turns that acknowledgements may wait for answers and for packets that follow closely.
+const MAX_TURNS_WAITED: u32 = 4;
 /// Send calls per turn.
 const MAX_SENDS: usize = 64;

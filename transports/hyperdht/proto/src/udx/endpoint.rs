@@ -44,6 +44,7 @@ pub struct Endpoint {
     relayed: RelayQueue,
     counters: Counters,
     urgent: bool,
+    owing: bool,
 }
 
 #[derive(Debug)]
@@ -119,6 +120,7 @@ impl Endpoint {
             relayed: RelayQueue::default(),
             counters: Counters::default(),
             urgent: false,
+            owing: false,
         }
     }
 
@@ -390,6 +392,12 @@ impl Endpoint {
         self.urgent
     }
 
+    /// Whether acknowledgements are owed. Unless [`Endpoint::is_urgent`], they may wait for
+    /// datagrams that are there already, and for answers that could carry them.
+    pub const fn owes_acks(&self) -> bool {
+        self.owing
+    }
+
     /// Acts on all that is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         let now = self.moment(now);
@@ -426,6 +434,7 @@ impl Endpoint {
     ) -> Option<Transmit> {
         wire.clear();
         self.urgent = false;
+        self.owing = false;
         if let Some((path, packet)) = self.partings.pop_front() {
             wire.extend_from_slice(&packet);
             return Some(Transmit { path, segment_len: wire.len() });
@@ -481,20 +490,25 @@ impl Endpoint {
         result
     }
 
-    /// Queues a stream for whatever it may want after something happened to it.
+    /// Queues a stream for whatever it may want after something happened to it. Its timer is set
+    /// when its turn to send comes: once for all that happened until then.
     fn settle(&mut self, key: StreamKey) {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
+        if entry.stream.ready.any() && !entry.telling {
+            entry.telling = true;
+            self.telling.push_back(key);
+        }
         if entry.stream.closed.is_some() {
             return self.bury(key);
         }
         self.urgent |= entry.stream.is_urgent();
+        self.owing |= entry.stream.owes_ack();
         if !entry.sending && entry.stream.remote.is_some() {
             entry.sending = true;
             self.sending.push_back(key);
         }
-        self.settle_after_sending(key);
     }
 
     fn settle_after_sending(&mut self, key: StreamKey) {
@@ -512,8 +526,7 @@ impl Endpoint {
         if let Some(deadline) = entry.stream.deadline()
             && entry.timer.is_none_or(|timer| deadline < timer)
         {
-            let before = entry.timer.replace(deadline);
-            if let Some(before) = before {
+            if let Some(before) = entry.timer.replace(deadline) {
                 self.timers.remove(&(before, key));
             }
             self.timers.insert((deadline, key));
@@ -525,10 +538,6 @@ impl Endpoint {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        if entry.stream.ready.any() && !entry.telling {
-            entry.telling = true;
-            self.telling.push_back(key);
-        }
         if std::mem::replace(&mut entry.buried, true) {
             return;
         }

@@ -459,6 +459,11 @@ impl Stream {
         self.ack_due == AckDue::Now && self.remote.is_some()
     }
 
+    /// Whether an acknowledgement is to be sent, sooner or later.
+    pub(crate) fn owes_ack(&self) -> bool {
+        self.ack_due != AckDue::No && self.remote.is_some()
+    }
+
     /// What the stream has come to know.
     pub(crate) fn info(&self) -> StreamInfo {
         StreamInfo {
