@@ -5,6 +5,8 @@
 //! one thread of a test, with loss and reordering, reproducibly.
 #![warn(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod udx;
