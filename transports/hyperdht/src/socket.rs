@@ -49,29 +49,29 @@ impl Socket {
         self.local
     }
 
-    /// Datagrams of one length that one call may send at best.
-    pub fn max_segments(&self) -> usize {
-        self.state.max_gso_segments().min(MAX_SEGMENTS)
+    /// Whether one call sends many datagrams.
+    fn segments(&self) -> bool {
+        self.state.max_gso_segments() >= MAX_SEGMENTS
     }
 
     /// Sends `contents` to `to`, cut into datagrams of `segment_len`.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] when the socket is full; others are those of the system, with
-    /// nothing sent, and concern this destination or this size only.
+    /// [`io::ErrorKind::WouldBlock`] when the socket is full; others are those of the system and
+    /// concern this destination or this size only. Without segmentation offload some datagrams
+    /// may have left before.
     pub fn try_send(&self, to: SocketAddr, contents: &[u8], segment_len: usize) -> io::Result<()> {
         if contents.len() <= segment_len {
             return self.send_one(to, contents, None);
         }
-        match self.send_one(to, contents, Some(segment_len)) {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock && self.max_segments() == 1 => {
+        if self.segments() {
+            match self.send_one(to, contents, Some(segment_len)) {
                 // The kernel, or a driver behind it, has just refused segmentation for good.
-                contents
-                    .chunks(segment_len)
-                    .try_for_each(|datagram| self.send_one(to, datagram, None))
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock && !self.segments() => {}
+                result => return result,
             }
-            result => result,
         }
+        contents.chunks(segment_len).try_for_each(|datagram| self.send_one(to, datagram, None))
     }
 
     fn send_one(
@@ -201,5 +201,5 @@ const SEND_BUFFER: usize = 1024 * 1024;
 const RECV_BATCH: usize = 4;
 /// The longest that the kernel makes of several datagrams.
 const RECV_BUFFER_LEN: usize = 64 * 1024;
-/// What fits the 64 KiB that the kernel takes, at the usual packet length.
-const MAX_SEGMENTS: usize = 44;
+/// Datagrams per send: what fits the 64 KiB that the kernel takes, at the usual packet length.
+pub(crate) const MAX_SEGMENTS: usize = 44;
