@@ -4,6 +4,7 @@ use std::{
     fmt,
     io::{self, IoSliceMut},
     net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll, ready},
 };
 
@@ -16,6 +17,7 @@ pub struct Socket {
     io: UdpSocket,
     state: UdpSocketState,
     local: SocketAddr,
+    segmentation: AtomicBool,
 }
 
 impl Socket {
@@ -41,7 +43,8 @@ impl Socket {
         // As large as the system allows is fine; not being allowed is no reason to fail.
         let _ = state.set_send_buffer_size(UdpSockRef::from(&io), SEND_BUFFER);
         let local = io.local_addr()?;
-        Ok(Self { io, state, local })
+        let segmentation = AtomicBool::new(true);
+        Ok(Self { io, state, local, segmentation })
     }
 
     /// The address that it is bound to.
@@ -49,9 +52,14 @@ impl Socket {
         self.local
     }
 
-    /// Whether one call sends many datagrams.
+    /// Says whether one call may send many datagrams, where the system can do that; the default.
+    /// Some virtual networks claim to and then drop what they are given.
+    pub fn set_segmentation(&self, allowed: bool) {
+        self.segmentation.store(allowed, Ordering::Relaxed);
+    }
+
     fn segments(&self) -> bool {
-        self.state.max_gso_segments() >= MAX_SEGMENTS
+        self.segmentation.load(Ordering::Relaxed) && self.state.max_gso_segments() >= MAX_SEGMENTS
     }
 
     /// Sends `contents` to `to`, cut into datagrams of `segment_len`.

@@ -25,8 +25,12 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
+        Self::at("127.0.0.1:0")
+    }
+
+    fn at(addr: &str) -> Self {
         let udx = Udx::new(Config::default());
-        let (socket, datagrams) = udx.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let (socket, datagrams) = udx.bind(addr.parse().unwrap()).unwrap();
         Self { udx, socket, datagrams }
     }
 
@@ -198,15 +202,35 @@ fn in_runtime<T>(work: impl Future<Output = T>) -> T {
 }
 
 #[tokio::test]
-async fn a_batch_arrives_as_its_datagrams() {
+async fn a_batch_arrives_as_its_datagrams_with_and_without_offload() {
     let mut node = Node::new();
     let sender = Socket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let to = node.socket.local_addr();
     sender.send_to(to, b"makes the socket writable").await.unwrap();
     soon(node.datagrams.recv()).await.unwrap();
     let batch: Vec<u8> = (0..25).collect();
-    sender.try_send(to, &batch, 10).unwrap();
-    for part in batch.chunks(10) {
-        assert_eq!(soon(node.datagrams.recv()).await.unwrap().bytes, part);
+    for segmentation in [true, false] {
+        sender.set_segmentation(segmentation);
+        sender.try_send(to, &batch, 10).unwrap();
+        for part in batch.chunks(10) {
+            assert_eq!(soon(node.datagrams.recv()).await.unwrap().bytes, part);
+        }
     }
+}
+
+#[tokio::test]
+async fn megabytes_cross_without_offload_and_over_ipv6() {
+    let (a, b) = (Node::at("[::1]:0"), Node::at("[::1]:0"));
+    a.socket.socket().set_segmentation(false);
+    let mut reader = b.accept(1, Reading::Bytes);
+    let mut writer = a.dial(&b, 1);
+    let data: Vec<u8> = (0..=250).cycle().take(4_000_000).collect();
+    let writing = async {
+        writer.write_all(&data).await.unwrap();
+        writer.shutdown().await.unwrap();
+    };
+    let mut read = Vec::new();
+    let (read_len, ()) = soon(async { tokio::join!(reader.read_to_end(&mut read), writing) }).await;
+    assert_eq!(read_len.unwrap(), data.len());
+    assert!(read == data, "bytes differ");
 }
