@@ -6,10 +6,16 @@
 //! cargo bench -p hyperdht-rs --bench udx -- 1KB     # rows whose name contains a text
 //! ```
 //!
+//! The `lossy` rows put a forwarder in between, which delays and drops packets; there, `OursEach`
+//! acknowledges every packet as libudx does, to show what coalescing does to a libudx sender.
+//!
 //! CPU time is user and system, by getrusage, of each end alone, warm-up left out.
 
 #![expect(clippy::print_stdout, reason = "the table is the result")]
 #![expect(clippy::unwrap_used, reason = "a bench stops at the first surprise")]
+
+#[path = "../tests/interop/forwarder.rs"]
+mod forwarder;
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -18,17 +24,34 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyperdht_rs::udx::{Config, Firewall, StreamOptions, Udx, UdxStream};
+use hyperdht_rs::udx::{AckPolicy, Config, Firewall, StreamOptions, Udx, UdxStream};
 use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    runtime::Runtime,
+};
+
+use self::forwarder::{Forwarder, Impairment};
 
 /// Whose ends talk to each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stack {
     Libudx,
     Ours,
+    OursEach,
 }
+
+/// Loss and one-way delay of the forwarder, and the pairs that are measured over it.
+const LOSSES: [f64; 3] = [0.0, 0.01, 0.05];
+const DELAYS_MS: [u64; 2] = [10, 50];
+const PAIRS: [(Stack, Stack); 5] = [
+    (Stack::Libudx, Stack::Libudx),
+    (Stack::Libudx, Stack::Ours),
+    (Stack::Libudx, Stack::OursEach),
+    (Stack::Ours, Stack::Libudx),
+    (Stack::Ours, Stack::Ours),
+];
 
 /// One kind of work: requests of one length and answers of another, one after another.
 struct Row {
@@ -74,9 +97,12 @@ fn table(filter: &str) {
     for row in ROWS.iter().filter(|row| row.name.contains(filter)) {
         for sender in [Stack::Libudx, Stack::Ours] {
             for receiver in [Stack::Libudx, Stack::Ours] {
-                measure(row, sender, receiver);
+                println!("{}", measure(row, sender, receiver, None));
             }
         }
+    }
+    if "lossy".contains(filter) {
+        lossy();
     }
     if "idle".contains(filter) {
         let exe = std::env::current_exe().unwrap();
@@ -84,13 +110,47 @@ fn table(filter: &str) {
     }
 }
 
-fn measure(row: &Row, sender: Stack, receiver: Stack) {
+fn lossy() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    for delay in DELAYS_MS.map(Duration::from_millis) {
+        for loss in LOSSES {
+            let row = Row { name: "4MB", request_len: 50, answer_len: 4 * 1024 * 1024, count: 4 };
+            for (sender, receiver) in PAIRS {
+                let impairment = Impairment { loss, delay, ..Impairment::default() };
+                let line = measure(&row, sender, receiver, Some((&runtime, impairment)));
+                println!(
+                    "| {:.0} % loss, {} ms round trip {}",
+                    loss * 100.0,
+                    2 * delay.as_millis(),
+                    line
+                );
+            }
+        }
+    }
+}
+
+/// Measures one row; gives back its line of the table.
+fn measure(
+    row: &Row,
+    sender: Stack,
+    receiver: Stack,
+    network: Option<(&Runtime, Impairment)>,
+) -> String {
     let (mut answering, mut lines) = start(sender, &["answer", &row.request_len.to_string()]);
-    let port = line(&mut lines)["port"].to_string();
-    let [request_len, answer_len, count] =
-        [row.request_len, row.answer_len, row.count].map(|number| number.to_string());
-    let (mut asking, mut asked) =
-        start(receiver, &["ask", &port, &request_len, &answer_len, &count]);
+    let mut port = line(&mut lines)["port"].as_u64().unwrap();
+    let forwarder = network.map(|(runtime, impairment)| {
+        let target = ([127, 0, 0, 1], u16::try_from(port).unwrap()).into();
+        runtime.block_on(Forwarder::start(target, impairment))
+    });
+    if let Some(forwarder) = &forwarder {
+        port = forwarder.address().port().into();
+    }
+    let numbers = [port as usize, row.request_len, row.answer_len, row.count];
+    let numbers = numbers.map(|number| number.to_string());
+    let args: Vec<&str> =
+        std::iter::once("ask").chain(numbers.iter().map(String::as_str)).collect();
+    let (mut asking, mut asked) = start(receiver, &args);
     let result = line(&mut asked);
     asking.wait().unwrap();
     drop(answering.stdin.take());
@@ -100,23 +160,23 @@ fn measure(row: &Row, sender: Stack, receiver: Stack) {
     // The answerer cannot tell where the warm-up ended; it did that much more.
     let warmup = (row.count >> 2).min(200);
     let count = row.count as f64;
-    let sender_cpu = sender_cpu * count / (count + warmup as f64) / count;
+    let sender_cpu = sender_cpu / (count + warmup as f64);
     let receiver_cpu = result["cpu"].as_f64().unwrap() / count;
     let both = sender_cpu + receiver_cpu;
     let megabytes = row.answer_len as f64 * count / 1e6;
-    println!(
-        "| {} | {sender:?} -> {receiver:?} | {:.0} | {:.0} | {:.0} | {sender_cpu:.1} | {receiver_cpu:.1} | {both:.1} | {:.0} |",
+    format!(
+        "| {} | {sender:?} -> {receiver:?} | {:.0} | {:.0} | {:.1} | {sender_cpu:.1} | {receiver_cpu:.1} | {both:.1} | {:.0} |",
         row.name,
         result["p50"].as_f64().unwrap(),
         result["p99"].as_f64().unwrap(),
         megabytes / result["seconds"].as_f64().unwrap(),
         1e6 / both,
-    );
+    )
 }
 
 fn start(stack: Stack, args: &[&str]) -> (Child, BufReader<ChildStdout>) {
     let mut command = match stack {
-        Stack::Ours => Command::new(std::env::current_exe().unwrap()),
+        Stack::Ours | Stack::OursEach => Command::new(std::env::current_exe().unwrap()),
         Stack::Libudx => {
             let mut node = Command::new("node");
             node.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop"));
@@ -124,6 +184,9 @@ fn start(stack: Stack, args: &[&str]) -> (Child, BufReader<ChildStdout>) {
             node
         }
     };
+    if stack == Stack::OursEach {
+        command.env(EACH_VARIABLE, "1");
+    }
     let mut child = command
         .args(args)
         .stdin(Stdio::piped())
@@ -149,8 +212,19 @@ fn cpu() -> Duration {
         .sum()
 }
 
+/// Makes a child acknowledge every packet.
+const EACH_VARIABLE: &str = "UDX_BENCH_ACK_EACH";
+
+fn config() -> Config {
+    let mut config = Config::default();
+    if std::env::var_os(EACH_VARIABLE).is_some() {
+        config.acks = AckPolicy::EveryPacket;
+    }
+    config
+}
+
 async fn answerer(request_len: usize) {
-    let udx = Udx::new(Config::default());
+    let udx = Udx::new(config());
     let (socket, _datagrams) = udx.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let options =
         StreamOptions { firewall: Some(Firewall::connect_to_first(1)), ..StreamOptions::default() };
@@ -184,7 +258,7 @@ async fn answer_all(stream: &mut UdxStream, request_len: usize) {
 }
 
 async fn asker(port: u16, request_len: usize, answer_len: usize, count: usize) {
-    let udx = Udx::new(Config::default());
+    let udx = Udx::new(config());
     let (socket, _datagrams) = udx.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let mut stream = udx.open(1, StreamOptions::default()).unwrap();
     stream.connect(&socket, 2, ([127, 0, 0, 1], port).into()).unwrap();

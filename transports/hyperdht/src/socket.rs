@@ -4,6 +4,7 @@ use std::{
     fmt,
     io::{self, IoSliceMut},
     net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll, ready},
 };
 
@@ -16,6 +17,7 @@ pub struct Socket {
     io: UdpSocket,
     state: UdpSocketState,
     local: SocketAddr,
+    segmentation: AtomicBool,
 }
 
 impl Socket {
@@ -30,6 +32,7 @@ impl Socket {
         socket.bind(&addr.into())?;
         let io = UdpSocket::from_std(socket.into())?;
         let state = UdpSocketState::new(UdpSockRef::from(&io))?;
+        without_extras(&io);
         for bytes in RECV_BUFFERS {
             if state.set_recv_buffer_size(UdpSockRef::from(&io), bytes).is_ok()
                 && state.recv_buffer_size(UdpSockRef::from(&io))? >= bytes
@@ -40,7 +43,8 @@ impl Socket {
         // As large as the system allows is fine; not being allowed is no reason to fail.
         let _ = state.set_send_buffer_size(UdpSockRef::from(&io), SEND_BUFFER);
         let local = io.local_addr()?;
-        Ok(Self { io, state, local })
+        let segmentation = AtomicBool::new(true);
+        Ok(Self { io, state, local, segmentation })
     }
 
     /// The address that it is bound to.
@@ -48,29 +52,34 @@ impl Socket {
         self.local
     }
 
-    /// Datagrams of one length that one call may send at best.
-    pub fn max_segments(&self) -> usize {
-        self.state.max_gso_segments().min(MAX_SEGMENTS)
+    /// Says whether one call may send many datagrams, where the system can do that; the default.
+    /// Some virtual networks claim to and then drop what they are given.
+    pub fn set_segmentation(&self, allowed: bool) {
+        self.segmentation.store(allowed, Ordering::Relaxed);
+    }
+
+    fn segments(&self) -> bool {
+        self.segmentation.load(Ordering::Relaxed) && self.state.max_gso_segments() >= MAX_SEGMENTS
     }
 
     /// Sends `contents` to `to`, cut into datagrams of `segment_len`.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] when the socket is full; others are those of the system, with
-    /// nothing sent, and concern this destination or this size only.
+    /// [`io::ErrorKind::WouldBlock`] when the socket is full; others are those of the system and
+    /// concern this destination or this size only. Without segmentation offload some datagrams
+    /// may have left before.
     pub fn try_send(&self, to: SocketAddr, contents: &[u8], segment_len: usize) -> io::Result<()> {
         if contents.len() <= segment_len {
             return self.send_one(to, contents, None);
         }
-        match self.send_one(to, contents, Some(segment_len)) {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock && self.max_segments() == 1 => {
+        if self.segments() {
+            match self.send_one(to, contents, Some(segment_len)) {
                 // The kernel, or a driver behind it, has just refused segmentation for good.
-                contents
-                    .chunks(segment_len)
-                    .try_for_each(|datagram| self.send_one(to, datagram, None))
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock && !self.segments() => {}
+                result => return result,
             }
-            result => result,
         }
+        contents.chunks(segment_len).try_for_each(|datagram| self.send_one(to, datagram, None))
     }
 
     fn send_one(
@@ -177,6 +186,21 @@ impl ReceiveBuffers {
     }
 }
 
+/// Takes back what quinn-udp asks the kernel to say about each datagram and UDX has no use for:
+/// its time, its local address, its ECN bits. They are a tenth of the cost of receiving one.
+#[cfg(target_os = "linux")]
+fn without_extras(io: &UdpSocket) {
+    use nix::sys::socket::{setsockopt, sockopt};
+
+    // Refused options are merely not saved.
+    let _ = setsockopt(io, sockopt::ReceiveTimestampns, &false);
+    let _ = setsockopt(io, sockopt::Ipv4PacketInfo, &false);
+    let _ = setsockopt(io, sockopt::IpRecvTos, &false);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn without_extras(_io: &UdpSocket) {}
+
 /// Sizes of the receive buffer that are asked for in turn: libudx's, and one above them for
 /// senders that use segmentation offload.
 const RECV_BUFFERS: [usize; 5] = [4 * 1024 * 1024, 1024 * 1024, 512 * 1024, 256 * 1024, 208 * 1024];
@@ -185,5 +209,5 @@ const SEND_BUFFER: usize = 1024 * 1024;
 const RECV_BATCH: usize = 4;
 /// The longest that the kernel makes of several datagrams.
 const RECV_BUFFER_LEN: usize = 64 * 1024;
-/// What fits the 64 KiB that the kernel takes, at the usual packet length.
-const MAX_SEGMENTS: usize = 44;
+/// Datagrams per send: what fits the 64 KiB that the kernel takes, at the usual packet length.
+pub(crate) const MAX_SEGMENTS: usize = 44;

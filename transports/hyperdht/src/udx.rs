@@ -89,7 +89,7 @@ impl Udx {
     }
 }
 
-/// A socket of a [`Udx`]. Dropping it stops receiving there.
+/// A socket of a [`Udx`]. When it is dropped, what is queued is sent, and then it is closed.
 pub struct UdxSocket {
     handle: Handle,
     id: SocketId,

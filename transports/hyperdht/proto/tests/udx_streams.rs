@@ -202,8 +202,8 @@ fn retransmissions_keep_their_boundaries() {
     bench.sent();
     bench.write(b"third");
     let third = bench.sent();
+    bench.now += ms(10);
     bench.sack(1, 2, 3);
-    bench.now += ms(1);
     // A hole below a delivered packet is repaired at once or after the reordering window.
     let mut again = bench.sent();
     again.extend(bench.pass(ms(5)).into_iter().map(|(_, packet)| packet));

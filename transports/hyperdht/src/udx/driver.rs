@@ -18,15 +18,15 @@ use super::{
     Datagram,
     shared::{BoundSocket, Shared},
 };
-use crate::socket::ReceiveBuffers;
+use crate::socket::{MAX_SEGMENTS, ReceiveBuffers};
 
 /// Moves datagrams between sockets and the state machine, and wakes those who wait for streams.
 ///
 /// One turn receives what the sockets have (bounded), acts on timers, sends, wakes, and yields.
 pub(crate) struct Driver {
     shared: Arc<Shared>,
-    /// The sockets as of `sockets_version`.
-    sockets: Vec<BoundSocket>,
+    /// The sockets as of `sockets_version`, by [`SocketId`].
+    sockets: Vec<Option<BoundSocket>>,
     sockets_version: u64,
     buffers: Box<ReceiveBuffers>,
     wire: Vec<u8>,
@@ -72,7 +72,7 @@ impl Driver {
 
     fn receive_from(&mut self, index: usize, cx: &mut Context<'_>) -> bool {
         for _ in 0..MAX_RECEIVES {
-            let Some(bound) = self.sockets.get(index) else {
+            let Some(Some(bound)) = self.sockets.get(index) else {
                 return false;
             };
             match bound.socket.poll_recv(cx, &mut self.buffers) {
@@ -89,7 +89,7 @@ impl Driver {
     }
 
     fn take_in(&mut self, index: usize, count: usize, cx: &mut Context<'_>) {
-        let Some(bound) = self.sockets.get(index) else {
+        let Some(Some(bound)) = self.sockets.get(index) else {
             return;
         };
         let now = Instant::now();
@@ -144,10 +144,8 @@ impl Driver {
     }
 
     fn next_transmit(&mut self, now: Instant) -> Option<Transmit> {
-        let segments =
-            self.sockets.iter().map(|bound| bound.socket.max_segments()).min().unwrap_or(1);
         let mut state = self.shared.lock();
-        state.endpoint.poll_transmit(now, &mut self.wire, segments)
+        state.endpoint.poll_transmit(now, &mut self.wire, MAX_SEGMENTS)
     }
 
     fn send(&self, transmit: Transmit, wire: &[u8]) -> io::Result<()> {
@@ -162,7 +160,7 @@ impl Driver {
     }
 
     fn bound(&self, id: SocketId) -> Option<&BoundSocket> {
-        self.sockets.iter().find(|bound| bound.id == id)
+        self.sockets.get(id.0 as usize)?.as_ref()
     }
 
     /// Wakes those who waited for what has happened.
@@ -195,8 +193,20 @@ impl Driver {
         let state = self.shared.lock();
         if state.sockets_version != self.sockets_version {
             self.sockets_version = state.sockets_version;
-            self.sockets = state.sockets.iter().flatten().cloned().collect();
+            self.sockets.clone_from(&state.sockets);
         }
+    }
+}
+
+impl Driver {
+    /// Acts on timers; says whether acknowledgements are owed that may wait for a moment.
+    fn keep_time(&mut self, now: Instant, cx: &Context<'_>) -> bool {
+        let mut state = self.shared.lock();
+        if state.endpoint.poll_timeout().is_some_and(|at| at <= now) {
+            state.endpoint.handle_timeout(now);
+        }
+        state.register_driver(cx);
+        state.endpoint.owes_acks() && !state.endpoint.is_urgent()
     }
 }
 
@@ -209,14 +219,7 @@ impl Future for Driver {
         let received = driver.received;
         let mut more = driver.receive(cx);
         let now = Instant::now();
-        let patient = {
-            let mut state = driver.shared.lock();
-            if state.endpoint.poll_timeout().is_some_and(|at| at <= now) {
-                state.endpoint.handle_timeout(now);
-            }
-            state.register_driver(cx);
-            state.endpoint.owes_acks() && !state.endpoint.is_urgent()
-        };
+        let patient = driver.keep_time(now, cx);
         driver.wake();
         // Those just woken may have answers that carry the acknowledgements, and senders more
         // packets for them to cover: let them run once before anything is sent.
@@ -231,12 +234,24 @@ impl Future for Driver {
         if driver.shared.is_abandoned() {
             return Poll::Ready(());
         }
-        let deadline = driver.shared.lock().endpoint.poll_timeout();
+        let deadline = {
+            let mut state = driver.shared.lock();
+            state.release_sockets();
+            state.endpoint.poll_timeout()
+        };
+        driver.follow_sockets();
         more |= driver.arm(deadline, cx);
         if more {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
+    }
+}
+
+impl Drop for Driver {
+    /// The runtime is going away, or this task panicked: nobody is to wait for it for ever.
+    fn drop(&mut self) {
+        self.shared.lock().stop();
     }
 }
 

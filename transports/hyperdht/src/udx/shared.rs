@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use hyperdht_proto::udx::{CallError, Config, Endpoint, Ready, SocketId, StreamKey};
+use hyperdht_proto::udx::{CallError, Config, Endpoint, Ready, SocketId, StreamError, StreamKey};
 use tokio::sync::mpsc;
 
 use super::Datagram;
@@ -34,11 +34,15 @@ pub(crate) struct State {
     pub(crate) endpoint: Endpoint,
     /// By [`SocketId`].
     pub(crate) sockets: Vec<Option<BoundSocket>>,
+    /// Sockets to let go of.
+    leaving: Vec<SocketId>,
     /// Counts changes of `sockets`.
     pub(crate) sockets_version: u64,
     /// By [`StreamKey::index`].
     waiting: Vec<Waiting>,
     driver: Option<Waker>,
+    /// The task is gone: nothing will happen any more.
+    stopped: bool,
 }
 
 /// A socket and where its foreign datagrams go.
@@ -65,9 +69,11 @@ impl Handle {
             state: Mutex::new(State {
                 endpoint: Endpoint::new(Instant::now(), config),
                 sockets: Vec::new(),
+                leaving: Vec::new(),
                 sockets_version: 0,
                 waiting: Vec::new(),
                 driver: None,
+                stopped: false,
             }),
             handles: AtomicUsize::new(1),
         });
@@ -113,12 +119,11 @@ impl Handle {
         id
     }
 
+    /// Lets go of a socket once what is to be sent has been.
     pub(crate) fn remove_socket(&self, id: SocketId) {
         let mut state = self.lock();
-        if let Some(slot) = state.sockets.get_mut(id.0 as usize) {
-            *slot = None;
-        }
-        state.sockets_changed();
+        state.leaving.push(id);
+        state.wake_driver();
     }
 }
 
@@ -167,6 +172,16 @@ impl State {
         self.wake_driver();
     }
 
+    /// Lets go of the sockets that were given up.
+    pub(crate) fn release_sockets(&mut self) {
+        for id in std::mem::take(&mut self.leaving) {
+            if let Some(slot) = self.sockets.get_mut(id.0 as usize) {
+                *slot = None;
+            }
+            self.sockets_version += 1;
+        }
+    }
+
     /// Who waits for `key`.
     pub(crate) fn waiting(&mut self, key: StreamKey) -> &mut Waiting {
         let index = key.index();
@@ -174,6 +189,29 @@ impl State {
             self.waiting.resize_with(index + 1, Waiting::default);
         }
         &mut self.waiting[index]
+    }
+
+    /// How a stream ended, once it has.
+    pub(crate) fn closed(&self, key: StreamKey) -> Option<Result<(), StreamError>> {
+        let stopped = self.stopped.then_some(Err(StreamError::Destroyed));
+        self.endpoint.closed(key).or(stopped)
+    }
+
+    /// Ends all waiting.
+    pub(crate) fn stop(&mut self) {
+        self.stopped = true;
+        self.sockets.clear();
+        for waiting in &mut self.waiting {
+            [
+                waiting.reader.take(),
+                waiting.writer.take(),
+                waiting.messages.take(),
+                waiting.control.take(),
+            ]
+            .into_iter()
+            .flatten()
+            .for_each(Waker::wake);
+        }
     }
 
     /// Frees a stream.

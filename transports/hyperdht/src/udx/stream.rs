@@ -133,7 +133,7 @@ impl UdxStream {
             let cut = state.endpoint.is_cut(self.key);
             return Poll::Ready(if cut { Err(StreamError::Reset) } else { Ok(None) });
         }
-        match state.endpoint.closed(self.key) {
+        match state.closed(self.key) {
             Some(Ok(())) => Poll::Ready(Ok(None)),
             Some(Err(error)) => Poll::Ready(Err(error)),
             None => {
@@ -190,11 +190,6 @@ impl UdxStream {
     }
 
     fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let state = self.handle.lock();
-        if let Some(Ok(())) = state.endpoint.closed(self.key) {
-            return Poll::Ready(Ok(()));
-        }
-        drop(state);
         self.poll_call(cx, |state, key| Ok(state.endpoint.flush(key)?.then_some(())))
     }
 
@@ -211,7 +206,7 @@ impl UdxStream {
     /// # Errors
     /// How it closed otherwise.
     pub async fn closed(&mut self) -> Result<(), StreamError> {
-        poll_fn(|cx| self.poll_control(cx, |state, key| state.endpoint.closed(key))).await
+        poll_fn(|cx| self.poll_control(cx, |state, key| state.closed(key))).await
     }
 
     /// Gives it up; the peer is told.
@@ -241,7 +236,7 @@ impl UdxStream {
             if let Some(message) = state.endpoint.receive_message(self.key) {
                 return Poll::Ready(Ok(message));
             }
-            match closed_early(&mut state, self.key) {
+            match closed_early(&state, self.key) {
                 Some(closed) => Poll::Ready(closed),
                 None => {
                     register(&mut state.waiting(self.key).messages, cx);
@@ -290,6 +285,9 @@ impl UdxStream {
         state.wake_driver();
         match result {
             Ok(Some(done)) => Poll::Ready(Ok(done)),
+            Ok(None) if state.closed(self.key).is_some() => {
+                Poll::Ready(Err(refused(&state, self.key, CallError::NoStream)))
+            }
             Ok(None) => {
                 register(&mut state.waiting(self.key).writer, cx);
                 Poll::Pending
@@ -364,14 +362,14 @@ impl fmt::Debug for UdxStream {
 }
 
 /// How a stream closed, for those who wait for something that cannot come any more.
-fn closed_early<T>(state: &mut State, key: StreamKey) -> Option<Result<T, StreamError>> {
-    let closed = state.endpoint.closed(key)?;
+fn closed_early<T>(state: &State, key: StreamKey) -> Option<Result<T, StreamError>> {
+    let closed = state.closed(key)?;
     Some(Err(closed.err().unwrap_or(StreamError::Destroyed)))
 }
 
 /// The error behind a refused call.
 fn refused(state: &State, key: StreamKey, error: CallError) -> io::Error {
-    match (error, state.endpoint.closed(key)) {
+    match (error, state.closed(key)) {
         (CallError::NoStream, Some(Err(closed))) => into_io(closed),
         (CallError::TooLong, _) => io::Error::new(io::ErrorKind::InvalidInput, error),
         (CallError::NotConnected, _) => io::Error::new(io::ErrorKind::NotConnected, error),

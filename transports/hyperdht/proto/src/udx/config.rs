@@ -117,7 +117,8 @@ pub enum Verdict {
 
 /// A hook that sees where a packet came from before the packet is looked at.
 ///
-/// It is called for each such packet, so it should be quick.
+/// It is called for each such packet, in the middle of working it through: it should be quick, and
+/// must not call the endpoint or any handle of it, only note what it saw.
 pub struct Firewall(Box<dyn FnMut(Path) -> Verdict + Send>);
 
 impl Firewall {

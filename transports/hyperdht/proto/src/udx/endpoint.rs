@@ -228,13 +228,10 @@ impl Endpoint {
     /// tell when it has.
     ///
     /// # Errors
-    /// [`CallError::NoStream`].
+    /// [`CallError::NoStream`] when the stream closed before that.
     pub fn flush(&mut self, key: StreamKey) -> Result<bool, CallError> {
         let entry = self.table.get_mut(key).ok_or(CallError::NoStream)?;
-        if entry.stream.closed.is_some() {
-            return Err(CallError::NoStream);
-        }
-        Ok(entry.stream.flush())
+        entry.stream.flush()
     }
 
     /// Ends this side's direction behind what was written.
@@ -496,10 +493,7 @@ impl Endpoint {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        if entry.stream.ready.any() && !entry.telling {
-            entry.telling = true;
-            self.telling.push_back(key);
-        }
+        entry.tell(key, &mut self.telling);
         if entry.stream.closed.is_some() {
             return self.bury(key);
         }
@@ -511,14 +505,12 @@ impl Endpoint {
         }
     }
 
+    /// Follows up on a stream's turn to send.
     fn settle_after_sending(&mut self, key: StreamKey) {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        if entry.stream.ready.any() && !entry.telling {
-            entry.telling = true;
-            self.telling.push_back(key);
-        }
+        entry.tell(key, &mut self.telling);
         if entry.stream.closed.is_some() {
             return self.bury(key);
         }
@@ -542,13 +534,13 @@ impl Endpoint {
             return;
         }
         let id = entry.id;
-        let parting = entry.stream.parting_packet();
+        let partings = entry.stream.parting_packets();
         if let Some(timer) = entry.timer.take() {
             self.timers.remove(&(timer, key));
         }
         self.lingering.insert(self.now, id, &entry.stream);
         self.table.forget_id(id, key);
-        if let Some(packet) = parting {
+        for packet in partings.into_iter().flatten() {
             self.part(packet);
         }
     }
@@ -561,6 +553,14 @@ impl Endpoint {
 }
 
 impl Entry {
+    /// Queues the stream to tell what happened to it, once however much it is.
+    fn tell(&mut self, key: StreamKey, telling: &mut VecDeque<StreamKey>) {
+        if self.stream.ready.any() && !self.telling {
+            self.telling = true;
+            telling.push_back(key);
+        }
+    }
+
     /// Asks the firewall about a packet from elsewhere. Once a stream has its socket, packets that
     /// come in there are its own whoever sent them: the id is what authenticates in UDX.
     fn admits(&mut self, now: Time, from: Path) -> bool {

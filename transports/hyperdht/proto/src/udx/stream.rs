@@ -118,7 +118,9 @@ pub(crate) struct Stream {
     pub(crate) ready: Ready,
     pub(crate) counts: StreamCounts,
     /// What goes out when the stream is closed.
-    parting: Option<Flags>,
+    partings: [Option<Flags>; 2],
+    /// Whether everything was acknowledged when the stream closed.
+    flushed: bool,
     /// Packets before this one went to the previous remote.
     change_done_at: Option<u64>,
 
@@ -206,7 +208,8 @@ impl Stream {
             closed: None,
             ready: Ready::default(),
             counts: StreamCounts::default(),
-            parting: None,
+            partings: [None; 2],
+            flushed: false,
             change_done_at: None,
             buffer: SendBuffer::default(),
             sent_offset: 0,
@@ -334,10 +337,14 @@ impl Stream {
     }
 
     /// Whether the peer has acknowledged everything; if not, [`Ready::writable`] will tell.
-    pub(crate) fn flush(&mut self) -> bool {
+    pub(crate) fn flush(&mut self) -> Result<bool, CallError> {
+        if self.flushed {
+            return Ok(true);
+        }
+        self.check_open()?;
         let flushed = self.is_flushed();
         self.flush_wanted |= !flushed;
-        flushed
+        Ok(flushed)
     }
 
     fn is_flushed(&self) -> bool {
@@ -408,8 +415,8 @@ impl Stream {
 
     fn destroy_because(&mut self, reason: StreamError) {
         if self.closed.is_none() {
-            self.parting = self.remote.map(|_| Flags::DESTROY);
             self.close(Err(reason));
+            self.partings[1] = Some(Flags::DESTROY);
         }
     }
 
@@ -419,9 +426,10 @@ impl Stream {
         if self.closed.is_some() {
             return;
         }
-        if reason.is_ok() && self.ack_due != AckDue::No {
-            self.parting = Some(Flags::ACK);
+        if self.ack_due != AckDue::No && reason != Err(StreamError::Reset) {
+            self.partings[0] = Some(Flags::ACK);
         }
+        self.flushed = self.is_flushed();
         self.closed = Some(reason);
         self.ready = Ready {
             readable: true,
@@ -430,16 +438,18 @@ impl Stream {
             closed: true,
             ..self.ready
         };
-        self.buffer = SendBuffer::default();
+        self.buffer.release(self.buffer.end());
         self.messages_out = VecDeque::new();
         self.reassembly.forget_early();
     }
 
-    /// The packet that goes out when the stream is closed.
-    pub(crate) fn parting_packet(&mut self) -> Option<(Path, [u8; HEADER_LEN])> {
-        let flags = self.parting.take()?;
-        let remote = self.remote?;
-        Some((remote.path, self.farewell(remote, flags).to_bytes()))
+    /// The packets that go out when the stream is closed: what is owed, and the news.
+    pub(crate) fn parting_packets(&mut self) -> [Option<(Path, [u8; HEADER_LEN])>; 2] {
+        let partings = std::mem::take(&mut self.partings);
+        partings.map(|flags| {
+            let (flags, remote) = flags.zip(self.remote)?;
+            Some((remote.path, self.farewell(remote, flags).to_bytes()))
+        })
     }
 
     /// What answers packets that come for the stream after its end.

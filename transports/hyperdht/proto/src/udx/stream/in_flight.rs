@@ -99,6 +99,9 @@ impl InFlight {
         let Some(sent) = self.get_mut(seq) else {
             return;
         };
+        if sent.state == SentState::Sacked {
+            return;
+        }
         let was_lost = sent.state == SentState::Lost;
         sent.state = SentState::InFlight;
         sent.padding = 0;
@@ -201,6 +204,12 @@ impl InFlight {
         self.in_flight -= marked;
         self.losses += marked;
         (marked, probe)
+    }
+
+    /// The highest packet that may still be under way.
+    pub(crate) fn last_in_flight(&self) -> Option<u64> {
+        let back = self.packets.iter().rev().position(|sent| sent.state == SentState::InFlight)?;
+        Some(self.next() - 1 - back as u64)
     }
 
     /// The path is another one: what arrives now says nothing of the sizes that it carries.

@@ -112,10 +112,12 @@ impl Stream {
     }
 
     /// Arms the tail-loss probe after new data or an acknowledgement.
+    ///
+    /// RFC 8985 does so only while nothing is being repaired. Here it is armed then too: the last
+    /// repeated packet of a flight can be lost as well as any, and would cost a whole timeout.
     pub(crate) fn arm_tail_probe(&mut self, now: Time) {
-        let idle = self.in_flight.is_empty();
-        let repairing = self.recovery != Recovery::Open || self.in_flight.sacked() > 0;
-        if idle || repairing || self.timers.tail_probe_out {
+        let idle = self.in_flight.count() == 0 || self.timers.timeouts > 0;
+        if idle || self.timers.reorder_at.is_some() || self.timers.tail_probe_out {
             self.timers.tail_probe_at = None;
             return;
         }

@@ -37,9 +37,9 @@ impl Stream {
         let rtt = progress.newest_sent_at.map(|sent_at| now.since(sent_at));
         if let Some(rtt) = rtt {
             self.rtt.sample(now, rtt);
-            self.timers.tail_probe_out = false;
         }
         if progress.sampling.packets() > 0 {
+            self.timers.tail_probe_out = false;
             self.detect_losses(now);
             self.arm_tail_probe(now);
             self.report(now, &progress.sampling, prior_in_flight, rtt);

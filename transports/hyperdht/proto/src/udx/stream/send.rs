@@ -99,7 +99,7 @@ impl Stream {
             None => match self.new_packet() {
                 Some(new) => new,
                 None if self.tail_probe_due => {
-                    Departure::Again { seq: self.in_flight.next().checked_sub(1)? }
+                    Departure::Again { seq: self.in_flight.last_in_flight()? }
                 }
                 None => return None,
             },
@@ -155,6 +155,9 @@ impl Stream {
                 self.in_flight.resent(seq, now, record);
                 self.counts.retransmissions += 1;
                 self.write_data(now, seq, wire);
+                if !self.tail_probe_due {
+                    self.arm_tail_probe(now);
+                }
             }
             Departure::New { len, padding, end } => {
                 if self.in_flight.is_empty() {
