@@ -78,10 +78,7 @@ pub fn decode_key(text: &str) -> Result<[u8; 32], Key32Error> {
         Z_BASE_32_CHARS => z_base_32().decode(text.as_bytes()),
         _ => return Err(Key32Error),
     };
-    bytes
-        .ok()
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or(Key32Error)
+    bytes.ok().and_then(|bytes| bytes.try_into().ok()).ok_or(Key32Error)
 }
 
 const HEX_CHARS: usize = 64;
@@ -93,8 +90,7 @@ fn z_base_32() -> &'static Encoding {
         let mut spec = Specification::new();
         spec.symbols.push_str("ybndrfg8ejkmcpqxot1uwisza345h769");
         spec.check_trailing_bits = false;
-        spec.encoding()
-            .expect("a constant alphabet of 32 distinct characters")
+        spec.encoding().expect("a constant alphabet of 32 distinct characters")
     });
     &Z_BASE_32
 }
@@ -121,14 +117,8 @@ mod tests {
 
     #[test]
     fn refuses_what_the_reference_refuses() {
-        for form in [
-            "",
-            "abc",
-            &"07".repeat(31),
-            &format!("{SEVENS}y"),
-            &"é".repeat(26),
-            "pear://",
-        ] {
+        for form in ["", "abc", &"07".repeat(31), &format!("{SEVENS}y"), &"é".repeat(26), "pear://"]
+        {
             assert_eq!(decode_key(form), Err(Key32Error), "{form}");
         }
     }
@@ -137,10 +127,7 @@ mod tests {
     fn prints_as_the_reference_prints() {
         let count: Vec<u8> = (0..32).collect();
         let key = PublicKey::from_bytes(count.try_into().unwrap());
-        assert_eq!(
-            key.to_string(),
-            "yyyoryarywdyqnyjbefoadeqbhebnrounoktcfaadrpbs8y7daxo"
-        );
+        assert_eq!(key.to_string(), "yyyoryarywdyqnyjbefoadeqbhebnrounoktcfaadrpbs8y7daxo");
         assert_eq!(
             PublicKey::from([0xff; 32]).to_string(),
             "999999999999999999999999999999999999999999999999999o"

@@ -75,10 +75,7 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// [`DecodeError::OutOfBounds`] when fewer are left; so for every other read.
     pub fn bytes(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
-        let (bytes, rest) = self
-            .rest
-            .split_at_checked(len)
-            .ok_or(DecodeError::OutOfBounds)?;
+        let (bytes, rest) = self.rest.split_at_checked(len).ok_or(DecodeError::OutOfBounds)?;
         self.rest = rest;
         Ok(bytes)
     }
@@ -88,10 +85,7 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// See [`Decoder::bytes`].
     pub fn fixed<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let (bytes, rest) = self
-            .rest
-            .split_first_chunk()
-            .ok_or(DecodeError::OutOfBounds)?;
+        let (bytes, rest) = self.rest.split_first_chunk().ok_or(DecodeError::OutOfBounds)?;
         self.rest = rest;
         Ok(*bytes)
     }
@@ -141,11 +135,7 @@ impl<'a> Decoder<'a> {
             0xff => self.fixed().map(u64::from_le_bytes)?,
             small => u64::from(small),
         };
-        if value > MAX_UINT {
-            Err(DecodeError::TooBig)
-        } else {
-            Ok(value)
-        }
+        if value > MAX_UINT { Err(DecodeError::TooBig) } else { Ok(value) }
     }
 
     /// A `buffer` or `optionalBuffer`: its length and bytes. Absent and empty are the same bytes.
@@ -192,11 +182,7 @@ impl<'a> Decoder<'a> {
     /// [`DecodeError::TooMany`] above `max` or [`MAX_ARRAY`]; see also [`Decoder::varint`].
     pub fn count(&mut self, max: usize) -> Result<usize, DecodeError> {
         let count = usize::try_from(self.varint()?).map_err(|_| DecodeError::TooMany)?;
-        if count > max.min(MAX_ARRAY) {
-            Err(DecodeError::TooMany)
-        } else {
-            Ok(count)
-        }
+        if count > max.min(MAX_ARRAY) { Err(DecodeError::TooMany) } else { Ok(count) }
     }
 
     /// An IPv4 address and its port.
@@ -242,9 +228,7 @@ pub trait Encode: BufMut {
     /// # Panics
     /// When `value` needs more than 24 bits.
     fn put_uint24(&mut self, value: u32) {
-        let [a, b, c, 0] = value.to_le_bytes() else {
-            panic!("{value} needs more than 24 bits")
-        };
+        let [a, b, c, 0] = value.to_le_bytes() else { panic!("{value} needs more than 24 bits") };
         self.put_slice(&[a, b, c]);
     }
 
@@ -334,17 +318,11 @@ mod tests {
         assert_eq!(Decoder::new(&[0xfd, 3, 0]).bitfield(), Ok(3));
         assert_eq!(Decoder::new(&[0xfe, 3, 0, 0, 0]).bitfield(), Ok(3));
         assert_eq!(Decoder::new(&[5]).bitfield(), Ok(5));
-        assert_eq!(
-            Decoder::new(&[0xfd, 3]).bitfield(),
-            Err(DecodeError::OutOfBounds)
-        );
+        assert_eq!(Decoder::new(&[0xfd, 3]).bitfield(), Err(DecodeError::OutOfBounds));
     }
 
     #[test]
     fn text_that_is_not_utf_8_is_mended() {
-        assert_eq!(
-            Decoder::new(&[2, b'a', 0xff]).string().unwrap(),
-            "a\u{fffd}"
-        );
+        assert_eq!(Decoder::new(&[2, b'a', 0xff]).string().unwrap(), "a\u{fffd}");
     }
 }

@@ -15,16 +15,10 @@ fn every_vector_is_read_and_written() {
     assert!(vectors.len() > 40, "the vector file is cut");
     for vector in vectors {
         let name = vector["name"].as_str().unwrap();
-        let wire = HEXLOWER
-            .decode(vector["hex"].as_str().unwrap().as_bytes())
-            .unwrap();
+        let wire = HEXLOWER.decode(vector["hex"].as_str().unwrap().as_bytes()).unwrap();
         if let Some(encoding) = name.strip_prefix("decode-error ") {
             let error = read(encoding, &mut Decoder::new(&wire)).unwrap_err();
-            assert_eq!(
-                error.to_string(),
-                vector["error"].as_str().unwrap(),
-                "{vector}"
-            );
+            assert_eq!(error.to_string(), vector["error"].as_str().unwrap(), "{vector}");
         } else if let Some(lenient) = name.strip_prefix("decode ") {
             let encoding = lenient.split(' ').next().unwrap();
             assert_eq!(
@@ -64,15 +58,10 @@ fn read(encoding: &str, decoder: &mut Decoder<'_>) -> Result<Value, DecodeError>
             serde_json::json!({ "host": address.ip().to_string(), "port": address.port() })
         }
         array => {
-            let item = array
-                .strip_prefix("array<")
-                .and_then(|rest| rest.strip_suffix('>'));
+            let item = array.strip_prefix("array<").and_then(|rest| rest.strip_suffix('>'));
             let item = item.unwrap_or_else(|| panic!("unknown encoding {array}"));
             let count = decoder.count(MAX_ARRAY)?;
-            (0..count)
-                .map(|_| read(item, decoder))
-                .collect::<Result<Vec<_>, _>>()?
-                .into()
+            (0..count).map(|_| read(item, decoder)).collect::<Result<Vec<_>, _>>()?.into()
         }
     })
 }
@@ -108,10 +97,7 @@ fn write(encoding: &str, value: &Value) -> Vec<u8> {
 }
 
 fn address(value: &Value) -> (&str, u16) {
-    (
-        value["host"].as_str().unwrap(),
-        value["port"].as_u64().unwrap() as u16,
-    )
+    (value["host"].as_str().unwrap(), value["port"].as_u64().unwrap() as u16)
 }
 
 fn hex(bytes: &[u8]) -> Value {
@@ -119,8 +105,5 @@ fn hex(bytes: &[u8]) -> Value {
 }
 
 fn unhex(value: &Value) -> Vec<u8> {
-    value["hex"]
-        .as_str()
-        .map(|hex| HEXLOWER.decode(hex.as_bytes()).unwrap())
-        .unwrap_or_default()
+    value["hex"].as_str().map(|hex| HEXLOWER.decode(hex.as_bytes()).unwrap()).unwrap_or_default()
 }

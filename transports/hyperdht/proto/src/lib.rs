@@ -7,6 +7,7 @@
 
 pub mod hash;
 pub mod keys;
+pub mod rpc;
 
 #[cfg(test)]
 mod test_vectors;
