@@ -8,6 +8,8 @@ use serde_json::Value;
 pub(crate) const KEYS: &str = include_str!("../tests/vectors/keys.json");
 pub(crate) const HYPERDHT: &str = include_str!("../tests/vectors/hyperdht.json");
 
+pub(crate) const HANDSHAKE: &str = include_str!("../tests/vectors/handshake.json");
+
 /// Every vector of a file.
 pub(crate) fn all(file: &str) -> Vec<Value> {
     let file: Value = serde_json::from_str(file).unwrap();

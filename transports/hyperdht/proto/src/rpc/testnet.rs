@@ -16,6 +16,7 @@ use bytes::Bytes;
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
 use super::{Rpc, SocketId, Transmit};
+use crate::dht::Dht;
 
 /// What a network carries: a node as a state machine.
 pub trait Machine {
@@ -30,6 +31,24 @@ pub trait Machine {
 }
 
 impl Machine for Rpc {
+    fn handle_datagram(&mut self, now: Instant, socket: SocketId, from: SocketAddrV4, data: &[u8]) {
+        self.handle_datagram(now, socket, from, data);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.handle_timeout(now);
+    }
+
+    fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.poll_transmit()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.poll_timeout()
+    }
+}
+
+impl Machine for Dht {
     fn handle_datagram(&mut self, now: Instant, socket: SocketId, from: SocketAddrV4, data: &[u8]) {
         self.handle_datagram(now, socket, from, data);
     }
@@ -76,6 +95,7 @@ pub struct Testnet<M> {
 struct Host<M> {
     machine: Option<M>,
     ip: Ipv4Addr,
+    client_port: u16,
     firewalled: bool,
     written_to: HashSet<(SocketId, SocketAddrV4)>,
     timer: Option<Instant>,
@@ -135,6 +155,7 @@ impl<M: Machine> Testnet<M> {
         self.hosts.push(Host {
             machine: Some(machine),
             ip: *server.ip(),
+            client_port: CLIENT_PORT,
             firewalled,
             written_to: HashSet::new(),
             timer: None,
@@ -148,6 +169,16 @@ impl<M: Machine> Testnet<M> {
         if let Some(host) = self.hosts.get_mut(id.0) {
             host.machine = None;
             self.timers.retain(|(_, other)| *other != id);
+        }
+    }
+
+    /// Has the NAT in front of a host give its client socket another port.
+    pub fn remap(&mut self, id: HostId) {
+        if let Some(host) = self.hosts.get_mut(id.0) {
+            self.by_addr.remove(&SocketAddrV4::new(host.ip, host.client_port));
+            host.client_port += 1;
+            let client = SocketAddrV4::new(host.ip, host.client_port);
+            self.by_addr.insert(client, (id, SocketId::Client));
         }
     }
 
@@ -265,7 +296,7 @@ impl<M: Machine> Testnet<M> {
             self.sent += 1;
             let port = match transmit.socket {
                 SocketId::Server => SERVER_PORT,
-                SocketId::Client | SocketId::Pool(_) => CLIENT_PORT,
+                SocketId::Client | SocketId::Pool(_) => host.client_port,
             };
             if host.firewalled {
                 host.written_to.insert((transmit.socket, transmit.to));
