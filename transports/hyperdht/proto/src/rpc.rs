@@ -9,6 +9,29 @@
 //! the network when it can, and answers the commands that every node knows. What the network is
 //! for is decided above: requests that it does not know come out as [`Event::Request`].
 //!
+//! ```
+//! use hyperdht_proto::rpc::{Config, Message, Request, Rpc, SocketId};
+//! use rand::{SeedableRng, rngs::StdRng};
+//!
+//! # #[expect(clippy::disallowed_methods, reason = "an example's clock is the real one")]
+//! let now = std::time::Instant::now();
+//! let mut node = Rpc::new(Config::default(), now, StdRng::seed_from_u64(1));
+//! let ping = Request {
+//!     tid: 7,
+//!     to: "10.0.0.1:49737".parse()?,
+//!     id: None,
+//!     token: None,
+//!     internal: true,
+//!     command: 0,
+//!     target: None,
+//!     value: None,
+//! };
+//! node.handle_datagram(now, SocketId::Server, "10.0.0.2:5000".parse()?, &ping.encode());
+//! let pong = node.poll_transmit().expect("a ping is answered");
+//! assert!(matches!(Message::decode(&pong.payload)?, Message::Reply(reply) if reply.tid == 7));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! The protocol is that of the npm package dht-rpc 6.27, on whose networks it runs. IPv4 only, as
 //! there: the messages have room for nothing else.
 

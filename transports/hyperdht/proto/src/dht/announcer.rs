@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     keys::KeyPair,
-    rpc::{Ask, Commit, Network, QueryId, QueryReport, QuerySpec, Response, Target},
+    rpc::{Ask, Commit, QueryId, QueryReport, QuerySpec, Response, Target},
 };
 
 /// A node that passes handshakes on to a server of ours.
@@ -57,23 +57,13 @@ pub(super) struct Announcer {
 #[derive(Debug)]
 enum Phase {
     Announcing(QueryId),
-    Resting {
-        until: Instant,
-        rounds: u32,
-    },
-    Pinging {
-        running: usize,
-        pinged: usize,
-        pongs: usize,
-        rounds: u32,
-    },
-    /// Waits for the network.
-    Offline,
+    Resting { until: Instant, rounds: u32 },
+    Pinging { running: usize, pinged: usize, pongs: usize, rounds: u32 },
     Stopping,
 }
 
 impl Announcer {
-    pub(super) fn new(key_pair: KeyPair) -> Self {
+    pub(super) fn new(now: Instant, key_pair: KeyPair) -> Self {
         Self {
             target: key_pair.public_key().target(),
             key_pair,
@@ -81,7 +71,7 @@ impl Announcer {
             relay_addresses: Vec::new(),
             cycles: VecDeque::new(),
             closest: Vec::new(),
-            phase: Phase::Offline,
+            phase: Phase::Resting { until: now, rounds: 0 },
             stale: false,
             unannouncing: 0,
             failures: 0,
@@ -102,7 +92,7 @@ impl Announcer {
     pub(super) const fn poll_timeout(&self) -> Option<Instant> {
         match self.phase {
             Phase::Resting { until, .. } => Some(until),
-            Phase::Announcing(_) | Phase::Pinging { .. } | Phase::Offline | Phase::Stopping => None,
+            Phase::Announcing(_) | Phase::Pinging { .. } | Phase::Stopping => None,
         }
     }
 
@@ -194,11 +184,7 @@ impl Dht {
         announcer.closest = report.closest.iter().map(|response| response.from.addr).collect();
         let nodes = announcer.relays.len();
         announcer.failures = if nodes == 0 { announcer.failures + 1 } else { 0 };
-        announcer.phase = if nodes == 0 && self.rpc.network() == Network::Offline {
-            Phase::Offline
-        } else {
-            announcer.first_rest(now)
-        };
+        announcer.phase = announcer.first_rest(now);
         self.unannounce_left(now, server);
         self.events.push_back(Event::Announced { server, nodes });
     }
@@ -213,13 +199,12 @@ impl Dht {
         }
     }
 
-    /// The network is back.
+    /// The network is back: what nobody took meanwhile need not wait.
     pub(super) fn on_online(&mut self, now: Instant) {
-        let offline = |announcer: &Announcer| matches!(announcer.phase, Phase::Offline);
-        let waiting: Vec<_> =
-            self.announcers.iter().filter(|(_, a)| offline(a)).map(|(id, _)| *id).collect();
-        for server in waiting {
-            self.begin_announcing(now, server);
+        for announcer in self.announcers.values_mut() {
+            if announcer.failures > 0 {
+                announcer.hurry(now);
+            }
         }
     }
 
@@ -267,9 +252,7 @@ impl Dht {
         }
         let lost = *pongs < *pinged;
         let rounds = *rounds;
-        if self.rpc.network() == Network::Offline {
-            announcer.phase = Phase::Offline;
-        } else if lost || announcer.stale {
+        if lost || announcer.stale {
             self.begin_announcing(now, server);
         } else {
             announcer.phase = Phase::Resting { until: now + PING_INTERVAL, rounds };
@@ -344,7 +327,7 @@ impl Dht {
         match before {
             Phase::Stopping => return,
             Phase::Announcing(query) => self.rpc.cancel_query(now, query),
-            Phase::Resting { .. } | Phase::Pinging { .. } | Phase::Offline => {}
+            Phase::Resting { .. } | Phase::Pinging { .. } => {}
         }
         self.unannounce_from(now, server, holders.into_iter().collect());
         self.finish_stopping(server);
@@ -383,6 +366,6 @@ const PING_INTERVAL: Duration = Duration::from_secs(3);
 const PING_RETRIES: u8 = 3;
 /// Rounds of pings until everything is done again: about five minutes.
 const ROUNDS: u32 = 100;
-/// Doublings of the wait while nobody takes a server: 3 to 48 seconds. (The reference waits for
-/// five minutes.)
-const MAX_BACKOFF: u32 = 5;
+/// Doublings of the wait while nobody takes a server: 3 to 12 seconds, since a search of its own
+/// takes six when nobody answers. (The reference waits for five minutes, or for the network.)
+const MAX_BACKOFF: u32 = 3;

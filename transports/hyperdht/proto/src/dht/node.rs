@@ -211,7 +211,7 @@ impl Dht {
         }
         let id = ServerId(self.next_server);
         self.next_server += 1;
-        let announcer = Announcer::new(key_pair);
+        let announcer = Announcer::new(now, key_pair);
         self.router.add_server(target, id, announcer.record());
         self.announcers.insert(id, announcer);
         self.begin_announcing(now, id);
@@ -372,8 +372,15 @@ impl Dht {
         match routed {
             Routed::Reply(value, options) => self.rpc.reply(now, request, value, options),
             Routed::Relay { value, to, socket } => self.rpc.relay(request, value, to, socket),
-            Routed::Handshake(handshake) => self.events.push_back(Event::Handshake(handshake)),
-            Routed::Holepunch(punch) => self.events.push_back(Event::Holepunch(punch)),
+            Routed::Handshake(handshake) => self.tell(Event::Handshake(handshake)),
+            Routed::Holepunch(punch) => self.tell(Event::Holepunch(punch)),
+        }
+    }
+
+    /// Tells what a stranger caused, unless the application has not listened for long.
+    fn tell(&mut self, event: Event) {
+        if self.events.len() < rpc::MAX_EVENTS {
+            self.events.push_back(event);
         }
     }
 

@@ -193,7 +193,7 @@ impl Store {
 
     fn bump(&mut self, target: &Target, bump: u64, around: &Surroundings<'_, impl Rng>) {
         let current = self.bumps.value(around.now, target).copied().unwrap_or(0);
-        if bump > current && bump <= around.unix_ms + MAX_BUMP_DRIFT_MS {
+        if bump > current && bump <= around.unix_ms.saturating_add(MAX_BUMP_DRIFT_MS) {
             self.bumps.insert(around.now, *target, bump);
         }
     }

@@ -298,6 +298,20 @@ fn a_server_is_announced_again_when_its_nat_gives_it_another_port() {
 }
 
 #[test]
+fn a_server_is_announced_within_seconds_of_the_network_coming_back() {
+    let mut net = network(13, 30);
+    let host = hide(&mut net);
+    let server = serve(&mut net, host, 1);
+    net.loss = 1.0;
+    net.run_for(5 * MINUTE);
+    assert_eq!(net.machine(host).relays(server).len(), 0);
+    net.loss = 0.0;
+    let started = net.now();
+    wait(&mut net, host, |event| matches!(event, Event::Announced { nodes: 3, .. }).then_some(()));
+    assert!(net.now() - started < 20 * SECOND, "{:?}", net.now() - started);
+}
+
+#[test]
 fn a_server_stays_announced_for_hours_and_at_three_nodes() {
     let mut net = network(9, 30);
     let (host, client) = (hide(&mut net), hide(&mut net));

@@ -27,28 +27,22 @@ impl NodeId {
 
     /// How many leading bits it shares with `other`; 256 when they are equal.
     pub fn common_bits(&self, other: &[u8; 32]) -> usize {
-        let mut bits = 0;
-        for (a, b) in self.0.iter().zip(other) {
-            let zeros = (a ^ b).leading_zeros();
-            bits += zeros;
-            if zeros < u8::BITS {
-                break;
-            }
-        }
+        let [high, low] = self.distance(other);
+        let bits = if high == 0 { 128 + low.leading_zeros() } else { high.leading_zeros() };
         bits as usize
     }
 
     /// Which of two nodes is nearer to `target`, by XOR distance: [`Ordering::Less`] when it is
     /// this one.
     pub fn cmp_distance(&self, other: &Self, target: &Target) -> Ordering {
-        let distance = |id: &Self| {
-            let mut distance = id.0;
-            for (byte, target) in distance.iter_mut().zip(target) {
-                *byte ^= target;
-            }
-            distance
-        };
-        distance(self).cmp(&distance(other))
+        self.distance(target).cmp(&other.distance(target))
+    }
+
+    /// How far it is from `target`, by XOR: two halves of one number.
+    pub(super) fn distance(&self, target: &Target) -> [u128; 2] {
+        let [high, low] = halves(&self.0);
+        let [target_high, target_low] = halves(target);
+        [high ^ target_high, low ^ target_low]
     }
 }
 
@@ -87,6 +81,11 @@ impl Peer {
 pub fn is_reachable(addr: SocketAddrV4) -> bool {
     let ip = addr.ip();
     addr.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast()
+}
+
+fn halves(id: &[u8; 32]) -> [u128; 2] {
+    let half = |chunk: Option<&[u8; 16]>| chunk.map_or(0, |half| u128::from_be_bytes(*half));
+    [half(id.first_chunk()), half(id.last_chunk())]
 }
 
 #[cfg(test)]

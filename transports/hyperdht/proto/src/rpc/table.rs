@@ -203,7 +203,7 @@ fn take_closest<'a>(
     found: &mut Vec<&'a Node>,
 ) {
     let mut group: Vec<_> = buckets.iter().flatten().collect();
-    group.sort_unstable_by(|a, b| a.id.cmp_distance(&b.id, target));
+    group.sort_by_cached_key(|node| node.id.distance(target));
     group.truncate(k.saturating_sub(found.len()));
     found.append(&mut group);
 }

@@ -71,8 +71,8 @@ impl Clock {
     /// Skips ahead so far that everything known seems old, to a tick from which it is two more
     /// until nodes are pinged.
     const fn wake_up(&mut self) {
-        self.tick += 2 * OLD_NODE;
-        self.tick += PING_TICKS - self.tick % PING_TICKS - 2;
+        self.tick += 2 * OLD_NODE + PING_TICKS;
+        self.tick -= self.tick % PING_TICKS + 2;
         self.stable = MORE_STABLE_TICKS;
         self.refresh = 1;
     }
@@ -326,3 +326,23 @@ const OLD_NODE: u64 = 360;
 const MAX_HINTED_CHECKS: usize = 10;
 /// Challenges in full buckets at a time.
 const MAX_SWAPS: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+    use crate::rpc::testnet::epoch;
+
+    #[test]
+    fn waking_up_makes_everything_old_and_leaves_two_ticks_until_the_pings() {
+        for tick in 0..16 {
+            let mut clock = Clock::new(epoch(), Role::Adaptive, &mut StdRng::seed_from_u64(1));
+            clock.tick = tick;
+            clock.wake_up();
+            assert!(clock.tick >= tick + 2 * OLD_NODE - 1);
+            assert!((clock.tick + 2).is_multiple_of(PING_TICKS));
+            assert_eq!((clock.refresh, clock.stable), (1, MORE_STABLE_TICKS));
+        }
+    }
+}
