@@ -59,7 +59,9 @@ pub use self::{
     id::{NodeId, Peer, Target, is_reachable},
     message::{MAX_CLOSER_NODES, Message, MessageError, Reply, Request},
     nat::NatSampler,
-    node::{Ask, MAX_DELAYED_PINGS, MAX_EVENTS, MAX_PING_DELAY, MAX_TRANSMITS, ReplyOptions, Rpc},
+    node::{
+        Ask, MAX_DELAYED_PINGS, MAX_EVENTS, MAX_PING_DELAY, MAX_TRANSMITS, ReplyOptions, Rpc, Stats,
+    },
     query::{Commit, CommitResult, QueryError, QueryId, QueryReport, QuerySpec},
     requests::{RequestError, RequestId},
     table::K,

@@ -71,6 +71,13 @@ pub(super) struct Announcement {
 }
 
 impl Dht {
+    /// Looks for the nodes nearest to `target`: [`Event::Done`] names them.
+    pub fn find_node(&mut self, now: Instant, target: Target) -> QueryId {
+        let query = self.rpc.find_node(now, target);
+        self.settle(now);
+        query
+    }
+
     /// Looks for the server whose public key has the hash `target`. [`Found::Peer`] names the nodes
     /// that know it.
     pub fn find_peer(&mut self, now: Instant, target: Target, options: FindOptions) -> QueryId {

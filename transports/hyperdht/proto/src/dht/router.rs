@@ -242,32 +242,7 @@ impl Router {
             return self.take_in(now, server, target, request, hop);
         }
         let forward = target.and_then(|target| self.forward(now, &target));
-        let source = request.from.addr;
-        match hop.mode {
-            Mode::FromClient => {
-                let Some(to) = hop.relay_address.or(forward) else {
-                    return Some(Routed::Reply(None, ReplyOptions::ROUTE));
-                };
-                relay(
-                    HandshakeHop::new(Mode::FromRelay, hop.noise, Some(source)).encode(),
-                    to,
-                    None,
-                )
-            }
-            Mode::FromRelay => {
-                let next = HandshakeHop {
-                    mode: Mode::FromSecondRelay,
-                    relay_address: Some(source),
-                    ..hop
-                };
-                relay(next.encode(), forward?, None)
-            }
-            Mode::FromServer => {
-                let next = HandshakeHop::new(Mode::Reply, hop.noise, Some(source));
-                reply_to(next.encode(), hop.peer_address?)
-            }
-            Mode::FromSecondRelay | Mode::Reply => None,
-        }
+        pass_on(hop, request.from.addr, forward)
     }
 
     /// Passes a holepunch message on, or takes it in.
@@ -363,22 +338,7 @@ impl Router {
             };
         }
         let client = way.client().unwrap_or(request.from.addr);
-        let of_host = self.by_host.get(client.ip()).copied().unwrap_or(0);
-        if self.handshakes.len() >= MAX_HANDSHAKES || of_host >= MAX_HANDSHAKES_PER_HOST {
-            return None;
-        }
-        self.by_host.insert(*client.ip(), of_host + 1);
-        let id = HandshakeId(self.next_handshake);
-        self.next_handshake += 1;
-        self.by_noise.insert(key, id);
-        let handshake = Handshake {
-            key,
-            host: *client.ip(),
-            until: now + ABANDONED,
-            state: State::Waiting(vec![(request.clone(), way)]),
-        };
-        self.by_end.insert((handshake.until, id));
-        self.handshakes.insert(id, handshake);
+        let id = self.remember(now, key, *client.ip(), (request.clone(), way))?;
         Some(Routed::Handshake(IncomingHandshake {
             id,
             server,
@@ -388,6 +348,29 @@ impl Router {
             own_address: request.to,
             socket: request.socket,
         }))
+    }
+
+    /// Makes room for a new handshake; none when there is too much already.
+    fn remember(
+        &mut self,
+        now: Instant,
+        key: [u8; 32],
+        host: Ipv4Addr,
+        way: (IncomingRequest, Way),
+    ) -> Option<HandshakeId> {
+        let of_host = self.by_host.get(&host).copied().unwrap_or(0);
+        if self.handshakes.len() >= MAX_HANDSHAKES || of_host >= MAX_HANDSHAKES_PER_HOST {
+            return None;
+        }
+        self.by_host.insert(host, of_host + 1);
+        let id = HandshakeId(self.next_handshake);
+        self.next_handshake += 1;
+        self.by_noise.insert(key, id);
+        let handshake =
+            Handshake { key, host, until: now + ABANDONED, state: State::Waiting(vec![way]) };
+        self.by_end.insert((handshake.until, id));
+        self.handshakes.insert(id, handshake);
+        Some(id)
     }
 
     fn forget_handshakes(&mut self, now: Instant) {
@@ -425,6 +408,33 @@ const REMEMBERED: Duration = Duration::from_secs(10);
 
 /// How long a handshake may wait for its answer.
 const ABANDONED: Duration = Duration::from_secs(20);
+
+/// The next hop of a handshake that is for somebody else, from `source`; `forward` is where the
+/// server is announced from, if it is announced here.
+fn pass_on(
+    hop: HandshakeHop,
+    source: SocketAddrV4,
+    forward: Option<SocketAddrV4>,
+) -> Option<Routed> {
+    match hop.mode {
+        Mode::FromClient => {
+            let Some(to) = hop.relay_address.or(forward) else {
+                return Some(Routed::Reply(None, ReplyOptions::ROUTE));
+            };
+            relay(HandshakeHop::new(Mode::FromRelay, hop.noise, Some(source)).encode(), to, None)
+        }
+        Mode::FromRelay => {
+            let next =
+                HandshakeHop { mode: Mode::FromSecondRelay, relay_address: Some(source), ..hop };
+            relay(next.encode(), forward?, None)
+        }
+        Mode::FromServer => {
+            let next = HandshakeHop::new(Mode::Reply, hop.noise, Some(source));
+            reply_to(next.encode(), hop.peer_address?)
+        }
+        Mode::FromSecondRelay | Mode::Reply => None,
+    }
+}
 
 fn relay(value: Bytes, to: SocketAddrV4, socket: Option<SocketId>) -> Option<Routed> {
     is_reachable(to).then_some(Routed::Relay { value, to, socket })

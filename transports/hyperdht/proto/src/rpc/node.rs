@@ -74,6 +74,22 @@ pub struct Rpc {
     events: VecDeque<Event>,
 }
 
+/// Figures about a node, for its operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Requests that were answered.
+    pub responses: u64,
+    /// Requests that were not.
+    pub timeouts: u64,
+    /// Requests that have not ended.
+    pub running_requests: usize,
+    /// Queries that have not ended, the node's own among them.
+    pub running_queries: usize,
+    /// Nodes in the routing table.
+    pub table: usize,
+}
+
 /// Why a request was made, and so what its end means.
 #[derive(Debug)]
 enum Purpose {
@@ -236,6 +252,17 @@ impl Rpc {
     /// The socket that requests leave from unless told otherwise.
     pub const fn default_socket(&self) -> SocketId {
         if self.firewalled { SocketId::Client } else { SocketId::Server }
+    }
+
+    /// What has become of our requests so far, and what is going on.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            responses: self.responses,
+            timeouts: self.timeouts,
+            running_requests: self.requests.len(),
+            running_queries: self.queries.len(),
+            table: self.table.len(),
+        }
     }
 
     /// How many nodes are in the routing table.

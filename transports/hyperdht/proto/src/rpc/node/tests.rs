@@ -386,6 +386,22 @@ fn a_long_sleep_makes_an_adaptive_node_ephemeral_again() {
 }
 
 #[test]
+fn a_node_whose_address_changed_leaves_and_comes_back_under_another_id() {
+    let mut net = network(12, 10);
+    let host = join(&mut net, Role::Persistent);
+    net.run_for(MINUTE);
+    let elsewhere = SocketAddrV4::new([203, 0, 113, 1].into(), SERVER_PORT);
+    let before = net.machine(host).id();
+    net.with(host, |rpc, _| (0..16).for_each(|_| rpc.sample(elsewhere)));
+    net.run_for(Duration::from_secs(6));
+    assert!(before.is_some());
+    assert_eq!(net.machine(host).id(), None);
+    assert!(events(&mut net, host).iter().any(|e| matches!(e, Event::Ephemeral)));
+    net.run_for(2 * MINUTE);
+    assert_eq!(net.machine(host).id(), Some(NodeId::of(elsewhere)));
+}
+
+#[test]
 fn nodes_that_vanish_leave_the_tables() {
     let mut net = network(7, 30);
     for n in 20..30 {

@@ -31,15 +31,10 @@ impl Clock {
     /// Begins anywhere, so that the nodes of a network do not all tick alike.
     pub(super) fn new(now: Instant, role: Role, rng: &mut StdRng) -> Self {
         let mut offset = |ticks: u64| ticks - u64::from(rng.next_u32()) % (ticks / 2);
-        Self {
-            tick: offset(100),
-            last: now,
-            refresh: offset(REFRESH_TICKS),
-            stable: match role {
-                Role::Adaptive => STABLE_TICKS,
-                Role::Persistent | Role::Ephemeral => RETRY_TICKS,
-            },
-        }
+        let mut clock =
+            Self { tick: offset(100), last: now, refresh: offset(REFRESH_TICKS), stable: 0 };
+        clock.begin_again(role);
+        clock
     }
 
     pub(super) const fn tick(&self) -> u64 {
@@ -58,6 +53,14 @@ impl Clock {
     pub(super) const fn is_stable(&mut self) -> bool {
         self.stable = self.stable.saturating_sub(1);
         self.stable == 0
+    }
+
+    /// Waits as a new node does before it tries to join.
+    pub(super) const fn begin_again(&mut self, role: Role) {
+        self.stable = match role {
+            Role::Adaptive => STABLE_TICKS,
+            Role::Persistent | Role::Ephemeral => RETRY_TICKS,
+        };
     }
 
     /// Waits for a longer time before joining is tried again.
@@ -93,6 +96,7 @@ impl Rpc {
         if !self.is_ready() {
             return;
         }
+        self.leave_if_moved();
         self.try_to_join(now);
         if self.clock.tick.is_multiple_of(PING_TICKS) {
             self.ping_some(now);
@@ -123,34 +127,33 @@ impl Rpc {
             return;
         }
         // What arrives on another socket than requests leave from tells of another mapping.
-        let sample = socket == self.default_socket();
-        let tick = self.clock.tick;
-        let Some(id) = peer.id else {
-            if sample {
-                self.sample_stranger(peer.addr, to);
-            }
-            return;
+        let may_sample = socket == self.default_socket();
+        let due = match peer.id {
+            Some(id) => self.keep(now, id, peer.addr, may_sample),
+            None => may_sample && self.may_sample_stranger(peer.addr),
         };
-        if let Some(node) = self.table.node_mut(&id) {
-            let due = node.sampled == 0 || tick - node.sampled >= OLD_NODE;
-            if sample && due {
-                node.sampled = tick;
-            }
-            node.pinged = tick;
-            node.seen = tick;
-            self.table.touch(&id);
-            if sample && due {
-                self.sample(to);
-            }
-            return;
-        }
-        let mut node = Node::new(id, peer.addr, tick);
-        if sample {
-            node.sampled = tick;
-        }
-        if self.add_node(now, node) && sample {
+        if due && may_sample {
             self.sample(to);
         }
+    }
+
+    /// Notes that a node is alive, and adds it where it is new. True when what it says about our
+    /// address counts, which `sampled` notes too: when it is new, and each half hour.
+    fn keep(&mut self, now: Instant, id: NodeId, addr: SocketAddrV4, sampled: bool) -> bool {
+        let tick = self.clock.tick;
+        let Some(node) = self.table.node_mut(&id) else {
+            let mut node = Node::new(id, addr, tick);
+            node.sampled = if sampled { tick } else { 0 };
+            return self.add_node(now, node);
+        };
+        let due = node.sampled == 0 || tick - node.sampled >= OLD_NODE;
+        if due && sampled {
+            node.sampled = tick;
+        }
+        node.pinged = tick;
+        node.seen = tick;
+        self.table.touch(&id);
+        due
     }
 
     /// Adds a node to the table; where its bucket is full, finds out if it may take a place there.
@@ -282,13 +285,33 @@ impl Rpc {
         silent && self.table.remove(&id)
     }
 
-    /// Takes in what a node without an id says our address is: at first there are no others. No
-    /// more of them are believed than there are bootstrap nodes.
-    fn sample_stranger(&mut self, from: SocketAddrV4, to: SocketAddrV4) {
+    /// Whether to believe what a node without an id says our address is: at first there are no
+    /// others. No more of them are believed than there are bootstrap nodes.
+    fn may_sample_stranger(&mut self, from: SocketAddrV4) -> bool {
         let room = self.sampled_strangers.len() < self.bootstrap.len().max(1);
-        if room && !self.sampled_strangers.contains(&from) {
+        let believed = room && !self.sampled_strangers.contains(&from);
+        if believed {
             self.sampled_strangers.push(from);
-            self.sample(to);
+        }
+        believed
+    }
+
+    /// Leaves the network when others see us at an address that our id does not fit: nobody can
+    /// verify the id any more. (The reference stays under it.)
+    fn leave_if_moved(&mut self) {
+        let moved = |addr| NodeId::of(addr) != self.table.id();
+        if !self.ephemeral && self.nat.address().is_some_and(moved) {
+            self.leave();
+            self.forget_checked_host();
+            self.clock.begin_again(self.role);
+        }
+    }
+
+    /// Asks from now on without an id.
+    fn leave(&mut self) {
+        if !self.ephemeral {
+            self.ephemeral = true;
+            self.events.push_back(Event::Ephemeral);
         }
     }
 
@@ -296,9 +319,8 @@ impl Rpc {
         self.clock.wake_up();
         self.forget_checked_host();
         self.health.reset();
-        if self.role == Role::Adaptive && !self.ephemeral {
-            self.ephemeral = true;
-            self.events.push_back(Event::Ephemeral);
+        if self.role == Role::Adaptive {
+            self.leave();
         }
         self.events.push_back(Event::WokeUp);
     }
