@@ -266,7 +266,7 @@ mod tests {
         let probe = header(1, 3);
         assert_eq!(probe.body(&[0, 0, 0, 9]).unwrap().payload, [9]);
         assert_eq!(probe.body(&[0, 0]), Err(PacketError::DataOffset));
-        assert_eq!(probe.body(&[0, 0, 0]).unwrap().payload, []);
+        assert_eq!(probe.body(&[0, 0, 0]).unwrap().payload, [0_u8; 0]);
     }
 
     #[test]

@@ -243,7 +243,7 @@ mod tests {
         #[test]
         fn bytes_keep_their_order(parts in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..3000), any::<bool>()), 0..50)) {
             let mut inbox = Inbox::bytes();
-            let mut all = Vec::new();
+            let mut all = Vec::<u8>::new();
             for (part, shared) in parts {
                 all.extend(&part);
                 match shared {

@@ -126,7 +126,7 @@ mod tests {
             from in 0usize..10_000, len in 0usize..3000, released in 0usize..10_000,
         ) {
             let mut buffer = SendBuffer::default();
-            let mut all = Vec::new();
+            let mut all = Vec::<u8>::new();
             for (len, shared) in writes {
                 let bytes: Vec<u8> = (0..=250).cycle().skip(all.len() % 251).take(len).collect();
                 all.extend(&bytes);
