@@ -18,7 +18,7 @@ use rand::{Rng, rngs::StdRng};
 
 pub use self::{inbound::ReplyOptions, outbound::Ask};
 use self::{
-    reachability::{NetworkCheck, Startup},
+    reachability::{AddressCheck, NetworkCheck, Startup},
     upkeep::Clock,
 };
 use super::{
@@ -57,6 +57,7 @@ pub struct Rpc {
     next_query: u64,
     startup: Startup,
     check: Option<NetworkCheck>,
+    address_check: Option<AddressCheck>,
     /// The host, if any, for which joining was last tried.
     checked_host: Option<Option<Ipv4Addr>>,
     ephemeral: bool,
@@ -99,17 +100,19 @@ enum Purpose {
     /// Is this node of the table alive?
     Check {
         node: NodeId,
-        last_seen: u64,
+        last_heard: u64,
     },
     /// Is the older node alive, or may the newer one have its place?
     Swap {
         old: NodeId,
-        last_seen: u64,
+        last_heard: u64,
         new: Node,
     },
     /// Does anything reach the server socket?
     QuickFirewallCheck,
     FirewallCheck,
+    /// Are we where our id says?
+    AddressCheck,
     Bootstrap(BootstrapKey),
     DownHint,
 }
@@ -137,6 +140,7 @@ impl Rpc {
             next_query: 0,
             startup: Startup::new(&config.role, config.firewalled && config.quick_firewall_check),
             check: None,
+            address_check: None,
             checked_host: None,
             ephemeral: true,
             firewalled: config.firewalled,

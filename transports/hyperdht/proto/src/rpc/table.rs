@@ -27,28 +27,23 @@ pub(crate) struct Node {
     pub(crate) added: u64,
     /// When we last asked it or heard from it.
     pub(crate) pinged: u64,
-    /// When we last heard from it.
-    pub(crate) seen: u64,
     /// When it last told us our address; 0 for never.
     pub(crate) sampled: u64,
     /// Whether somebody has called it dead since.
     pub(crate) hinted_down: bool,
+    /// Its place in the order in which nodes were heard from.
     stamp: u64,
 }
 
 impl Node {
     /// A node that is heard from at `tick`.
     pub(crate) const fn new(id: NodeId, addr: SocketAddrV4, tick: u64) -> Self {
-        Self {
-            id,
-            addr,
-            added: tick,
-            pinged: tick,
-            seen: tick,
-            sampled: 0,
-            hinted_down: false,
-            stamp: 0,
-        }
+        Self { id, addr, added: tick, pinged: tick, sampled: 0, hinted_down: false, stamp: 0 }
+    }
+
+    /// Rises with each time it is heard from, also within a tick.
+    pub(crate) const fn heard(&self) -> u64 {
+        self.stamp
     }
 
     /// Its address and place.
@@ -71,6 +66,17 @@ pub(crate) enum Added {
 impl Table {
     pub(crate) fn new(id: NodeId) -> Self {
         Self { id, buckets: vec![Vec::new(); BUCKETS], by_age: BTreeMap::new(), next_stamp: 0 }
+    }
+
+    /// The same nodes around another place, as many as its buckets hold, in the same order.
+    pub(crate) fn moved_to(&self, id: NodeId) -> Self {
+        let mut table = Self::new(id);
+        table.next_stamp = self.next_stamp;
+        for node in self.oldest_first() {
+            // Whoever finds no room is left out: there is no need to challenge anybody.
+            let (Added::Yes | Added::Known | Added::Full) = table.add(node.clone());
+        }
+        table
     }
 
     /// Our own place.

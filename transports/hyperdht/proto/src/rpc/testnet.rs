@@ -182,9 +182,26 @@ impl<M: Machine> Testnet<M> {
         }
     }
 
+    /// Gives a host another public address, as providers do over night.
+    pub fn move_to(&mut self, id: HostId, ip: Ipv4Addr) {
+        if let Some(host) = self.hosts.get_mut(id.0) {
+            for (port, socket) in
+                [(SERVER_PORT, SocketId::Server), (host.client_port, SocketId::Client)]
+            {
+                self.by_addr.remove(&SocketAddrV4::new(host.ip, port));
+                self.by_addr.insert(SocketAddrV4::new(ip, port), (id, socket));
+            }
+            host.ip = ip;
+        }
+    }
+
     /// The address of a host's server socket.
+    ///
+    /// # Panics
+    /// When there is no such host.
     pub fn addr_of(&self, id: HostId) -> SocketAddrV4 {
-        addr(u32::try_from(id.0).unwrap_or(u32::MAX))
+        let host = self.hosts.get(id.0).expect("the host was added");
+        SocketAddrV4::new(host.ip, SERVER_PORT)
     }
 
     /// The hosts that are on.

@@ -153,9 +153,12 @@ impl Rpc {
                 self.on_visited(now, query, request.to, request.slow, outcome);
             }
             Purpose::Commit(query) => self.on_committed(now, query, request.to, outcome),
-            Purpose::Check { node, last_seen } => self.on_checked(node, last_seen),
-            Purpose::Swap { old, last_seen, new } => self.on_swap_checked(now, old, last_seen, new),
+            Purpose::Check { node, last_heard } => self.on_checked(node, last_heard),
+            Purpose::Swap { old, last_heard, new } => {
+                self.on_swap_checked(now, old, last_heard, new)
+            }
             Purpose::QuickFirewallCheck => self.startup.on_quick_check(outcome.is_ok()),
+            Purpose::AddressCheck => self.on_address_pong(outcome.ok()),
             Purpose::FirewallCheck => self.on_firewall_pong(now, outcome.ok()),
             Purpose::Bootstrap(key) => self.on_bootstrap_pinged(now, key, outcome.is_ok()),
             Purpose::DownHint => {}

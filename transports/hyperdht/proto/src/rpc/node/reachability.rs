@@ -7,13 +7,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use rand::seq::index;
 
 use super::{
     super::{
         Event, NatSampler, NodeId, Peer, QueryId, Response, Role,
         bootstrap::{BootstrapKey, Find},
         commands,
-        table::{Added, Table},
     },
     Purpose, Rpc,
     outbound::Call,
@@ -67,6 +67,14 @@ impl Startup {
             self.step = Step::Walked { again };
         }
     }
+}
+
+/// A look at our own address that is under way: do others see us where our id says?
+#[derive(Debug)]
+pub(super) struct AddressCheck {
+    running: usize,
+    here: usize,
+    elsewhere: usize,
 }
 
 /// A look at the network that is under way: do others reach our server socket?
@@ -140,6 +148,47 @@ impl Rpc {
             self.clock.put_off_joining(self.role);
         } else {
             self.check_network(now, false);
+        }
+    }
+
+    /// Asks some nodes, any of them, where they see us, when there is reason to think that it is no
+    /// longer where our id says.
+    pub(super) fn check_address(&mut self, now: Instant) {
+        let moved = |addr| NodeId::of(addr) != self.table.id();
+        if self.ephemeral || self.address_check.is_some() || !self.nat.address().is_some_and(moved)
+        {
+            return;
+        }
+        let picked = index::sample(&mut self.rng, self.table.len(), PONGS.min(self.table.len()));
+        let peers: Vec<_> = picked.into_iter().filter_map(|n| self.table.nth(n)).collect();
+        let peers: Vec<_> = peers.into_iter().map(|node| Peer::unidentified(node.addr)).collect();
+        if !peers.is_empty() {
+            self.address_check = Some(AddressCheck { running: peers.len(), elsewhere: 0, here: 0 });
+        }
+        for peer in peers {
+            self.call(now, Call::internal(peer, commands::PING, None), Purpose::AddressCheck);
+        }
+    }
+
+    /// A node has said where it sees us, or has not. When several see us elsewhere and none where
+    /// our id says, the id helps nobody: leaves the network, to join it at the new place. (The
+    /// reference stays under its old id.)
+    pub(super) fn on_address_pong(&mut self, pong: Option<Response>) {
+        let Some(check) = &mut self.address_check else { return };
+        check.running = check.running.saturating_sub(1);
+        if let Some(pong) = pong {
+            let here = NodeId::of(pong.to) == self.table.id();
+            *(if here { &mut check.here } else { &mut check.elsewhere }) += 1;
+        }
+        if check.running > 0 {
+            return;
+        }
+        let moved = check.here == 0 && check.elsewhere >= ENOUGH_PONGS;
+        self.address_check = None;
+        if moved {
+            self.leave();
+            self.forget_checked_host();
+            self.clock.begin_again(self.role);
         }
     }
 
@@ -289,11 +338,7 @@ impl Rpc {
         if self.table.id() == id {
             return;
         }
-        let before = std::mem::replace(&mut self.table, Table::new(id));
-        for node in before.oldest_first() {
-            // A place that is taken stays so: there is no need to challenge anybody.
-            let (Added::Yes | Added::Known | Added::Full) = self.table.add(node.clone());
-        }
+        self.table = self.table.moved_to(id);
         if self.is_ready() {
             self.refresh(now);
         }

@@ -387,18 +387,44 @@ fn a_long_sleep_makes_an_adaptive_node_ephemeral_again() {
 
 #[test]
 fn a_node_whose_address_changed_leaves_and_comes_back_under_another_id() {
-    let mut net = network(12, 10);
-    let host = join(&mut net, Role::Persistent);
-    net.run_for(MINUTE);
-    let elsewhere = SocketAddrV4::new([203, 0, 113, 1].into(), SERVER_PORT);
+    let mut net = network(12, 40);
+    let host = HostId::nth(7);
     let before = net.machine(host).id();
-    net.with(host, |rpc, _| (0..16).for_each(|_| rpc.sample(elsewhere)));
-    net.run_for(Duration::from_secs(6));
-    assert!(before.is_some());
-    assert_eq!(net.machine(host).id(), None);
+    assert_eq!(before, Some(NodeId::of(net.addr_of(host))));
+    net.move_to(host, [203, 0, 113, 1].into());
+    net.run_for(90 * MINUTE);
     assert!(events(&mut net, host).iter().any(|e| matches!(e, Event::Ephemeral)));
-    net.run_for(2 * MINUTE);
-    assert_eq!(net.machine(host).id(), Some(NodeId::of(elsewhere)));
+    assert_eq!(net.machine(host).id(), Some(NodeId::of(net.addr_of(host))));
+    assert_ne!(net.machine(host).id(), before);
+}
+
+#[test]
+fn lies_about_our_address_do_not_drive_us_out() {
+    let mut net = network(13, 20);
+    let host = HostId::nth(7);
+    let elsewhere = SocketAddrV4::new([203, 0, 113, 1].into(), SERVER_PORT);
+    net.with(host, |rpc, _| (0..16).for_each(|_| rpc.sample(elsewhere)));
+    net.run_for(10 * MINUTE);
+    assert!(net.machine(host).id().is_some());
+}
+
+#[test]
+fn a_hint_does_not_drive_out_a_node_that_was_just_heard_from() {
+    let mut net = network(14, 3);
+    let (first, alive) = (HostId::nth(0), addr(2));
+    let mut hint = question(true, commands::DOWN_HINT);
+    let mut value = Vec::new();
+    hyperdht_encoding::Encode::put_ipv4_address(&mut value, alive);
+    hint.value = Some(value.into());
+    let ping = question(true, commands::PING);
+    let ping = Request { id: Some(NodeId::of(alive)), ..ping }.encode();
+    net.with(first, |rpc, now| {
+        rpc.handle_datagram(now, SocketId::Server, alive, &ping);
+        rpc.handle_datagram(now, SocketId::Server, addr(9), &hint.encode());
+        assert_eq!(rpc.checks, 1);
+    });
+    net.run_for(Duration::from_secs(5));
+    assert!(net.machine(first).table.node(&NodeId::of(alive)).is_some());
 }
 
 #[test]

@@ -96,7 +96,9 @@ impl Rpc {
         if !self.is_ready() {
             return;
         }
-        self.leave_if_moved();
+        if self.clock.tick.is_multiple_of(RECENT_NODE) {
+            self.check_address(now);
+        }
         self.try_to_join(now);
         if self.clock.tick.is_multiple_of(PING_TICKS) {
             self.ping_some(now);
@@ -114,8 +116,7 @@ impl Rpc {
         }
     }
 
-    /// Somebody proved to be there by writing from `peer` to `socket` and naming `to` as our
-    /// address.
+    /// Somebody wrote from `peer` to `socket` and named `to` as our address.
     pub(super) fn heard_from(
         &mut self,
         now: Instant,
@@ -151,7 +152,6 @@ impl Rpc {
             node.sampled = tick;
         }
         node.pinged = tick;
-        node.seen = tick;
         self.table.touch(&id);
         due
     }
@@ -192,15 +192,22 @@ impl Rpc {
     }
 
     /// A check has ended. It keeps the node only if the node was heard from, whatever the answer.
-    pub(super) fn on_checked(&mut self, id: NodeId, last_seen: u64) {
+    /// (The reference looks at ticks, and drops a node that was heard from in the same one before.)
+    pub(super) fn on_checked(&mut self, id: NodeId, last_heard: u64) {
         self.checks = self.checks.saturating_sub(1);
-        self.remove_if_silent(id, last_seen);
+        self.remove_if_silent(id, last_heard);
     }
 
     /// The challenged node has answered, or gives way.
-    pub(super) fn on_swap_checked(&mut self, now: Instant, old: NodeId, last_seen: u64, new: Node) {
+    pub(super) fn on_swap_checked(
+        &mut self,
+        now: Instant,
+        old: NodeId,
+        last_heard: u64,
+        new: Node,
+    ) {
         self.swaps = self.swaps.saturating_sub(1);
-        if self.remove_if_silent(old, last_seen) {
+        if self.remove_if_silent(old, last_heard) || self.table.node(&old).is_none() {
             self.add_node(now, new);
         }
     }
@@ -243,7 +250,7 @@ impl Rpc {
 
     fn check(&mut self, now: Instant, node: &Node) {
         self.checks += 1;
-        let purpose = Purpose::Check { node: node.id, last_seen: node.seen };
+        let purpose = Purpose::Check { node: node.id, last_heard: node.heard() };
         self.ping_node(now, node, purpose);
     }
 
@@ -266,7 +273,7 @@ impl Rpc {
             return;
         }
         self.swaps += 1;
-        let purpose = Purpose::Swap { old: oldest.id, last_seen: oldest.seen, new };
+        let purpose = Purpose::Swap { old: oldest.id, last_heard: oldest.heard(), new };
         self.ping_node(now, &oldest, purpose);
     }
 
@@ -280,8 +287,8 @@ impl Rpc {
         self.call(now, call, purpose);
     }
 
-    fn remove_if_silent(&mut self, id: NodeId, last_seen: u64) -> bool {
-        let silent = self.table.node(&id).is_some_and(|node| node.seen <= last_seen);
+    fn remove_if_silent(&mut self, id: NodeId, last_heard: u64) -> bool {
+        let silent = self.table.node(&id).is_some_and(|node| node.heard() <= last_heard);
         silent && self.table.remove(&id)
     }
 
@@ -296,19 +303,8 @@ impl Rpc {
         believed
     }
 
-    /// Leaves the network when others see us at an address that our id does not fit: nobody can
-    /// verify the id any more. (The reference stays under it.)
-    fn leave_if_moved(&mut self) {
-        let moved = |addr| NodeId::of(addr) != self.table.id();
-        if !self.ephemeral && self.nat.address().is_some_and(moved) {
-            self.leave();
-            self.forget_checked_host();
-            self.clock.begin_again(self.role);
-        }
-    }
-
     /// Asks from now on without an id.
-    fn leave(&mut self) {
+    pub(super) fn leave(&mut self) {
         if !self.ephemeral {
             self.ephemeral = true;
             self.events.push_back(Event::Ephemeral);
