@@ -110,6 +110,9 @@ impl Udx {
     ///
     /// # Errors
     /// Those of the system.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn bind(&self, addr: SocketAddr) -> io::Result<(UdxSocket, Datagrams)> {
         let socket = Arc::new(Socket::bind(addr)?);
         let (sender, receiver) = mpsc::channel(MAX_DATAGRAMS);
