@@ -25,6 +25,50 @@
 //! # Ok(()) }
 //! ```
 
+//!
+//! # Cost
+//!
+//! Beside `udx-native` 1.21.3 on one machine (2 vCPU Xeon under KVM, Linux 6.18, November 2026),
+//! each end a process of its own on loopback, CPU in microseconds per answer, user and system;
+//! `cargo bench -p hyperdht-rs --bench udx` repeats it. Absolute figures move with the machine and
+//! its load, ratios of one run count.
+//!
+//! | work | sender -> receiver | p50 | MB/s | CPU of sender | of receiver |
+//! |---|---|--:|--:|--:|--:|
+//! | 50 bytes for 1 KB | libudx -> libudx | 33 us | 18 | 20 | 20 |
+//! | | ours -> ours | 32 us | 20 | 19 | 19 |
+//! | 50 bytes for 100 KB | libudx -> libudx | 718 us | 99 | 404 | 401 |
+//! | | ours -> ours | 58 us | 1177 | 38 | 38 |
+//! | 50 bytes for 1 MB | libudx -> libudx | 7.9 ms | 122 | 3902 | 3942 |
+//! | | libudx -> ours | 5.4 ms | 173 | 3128 | 2214 |
+//! | | ours -> libudx | 7.6 ms | 126 | 3123 | 4712 |
+//! | | ours -> ours | 0.66 ms | 1385 | 186 | 489 |
+//! | 1 GB one way | libudx -> libudx | | 104 | 4.45 s | 4.39 s |
+//! | | libudx -> ours | | 125 | 3.25 s | 2.28 s |
+//! | | ours -> libudx | | 117 | 2.73 s | 4.20 s |
+//! | | ours -> ours | | 773 | 0.24 s | 0.61 s |
+//!
+//! A libudx sender sends packet by packet, more slowly than we receive: a third of our CPU there is
+//! the system putting the process to sleep and waking it. Ours to ours, a third of the receiver's
+//! is the allocator handing memory back and forth; an allocator that keeps it saves most of that.
+//!
+//! Over a forwarder that delays and drops (4 MB answers, MB/s):
+//!
+//! | round trip, loss | libudx -> libudx | libudx -> ours | same, an ack per packet | ours -> libudx | ours -> ours |
+//! |---|--:|--:|--:|--:|--:|
+//! | 20 ms, 0 % | 37 | 51 | 41 | 39 | 49 |
+//! | 20 ms, 1 % | 31 | 44 | 31 | 24 | 44 |
+//! | 20 ms, 5 % | 21 | 10 | 19 | 25 | 24 |
+//! | 100 ms, 0 % | 13 | 18 | 18 | 17 | 23 |
+//! | 100 ms, 1 % | 12 | 14 | 13 | 10 | 12 |
+//! | 100 ms, 5 % | 8 | 7 | 9 | 6 | 7 |
+//!
+//! One run of four answers each, so a single timeout of a second shows (the 10 in the third row has
+//! one, with a median as good as its neighbours'). Acknowledging in batches costs a libudx sender
+//! nothing; it is the default, [`AckPolicy::EveryPacket`] the alternative.
+//!
+//! An idle stream costs 2 KB, buffers and handle included, and no CPU.
+
 mod driver;
 mod shared;
 mod stream;
@@ -66,6 +110,9 @@ impl Udx {
     ///
     /// # Errors
     /// Those of the system.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn bind(&self, addr: SocketAddr) -> io::Result<(UdxSocket, Datagrams)> {
         let socket = Arc::new(Socket::bind(addr)?);
         let (sender, receiver) = mpsc::channel(MAX_DATAGRAMS);

@@ -322,3 +322,56 @@ fn frames_arrive_whole_over_a_lossy_link() {
         assert!(!net.host(b).endpoint.is_cut(reader));
     });
 }
+
+/// Sends `len` bytes over `link`; gives back bytes per second, from the first write to the last
+/// acknowledgement.
+fn throughput(link: Link, len: usize) -> f64 {
+    let mut net = Network::new(1, link);
+    let [a_addr, b_addr]: [SocketAddr; 2] =
+        ["10.0.0.1:1000", "10.0.0.2:2000"].map(|addr| addr.parse().unwrap());
+    let host = |addr| move |now: Instant| UdxHost::new(now, addr, Config::default());
+    let [a, b] = [a_addr, b_addr].map(|addr| net.add([addr], host(addr)));
+    let reader = net.with(b, |host, _| {
+        let firewall = Some(Firewall::connect_to_first(1));
+        host.endpoint.open(2, StreamOptions { firewall, ..StreamOptions::default() }).unwrap()
+    });
+    let writer = net.with(a, |host, now| {
+        let key = host.endpoint.open(1, StreamOptions::default()).unwrap();
+        host.endpoint.connect(now, key, host.path_to(b_addr), 2).unwrap();
+        key
+    });
+    let mut bytes = bytes::Bytes::from(vec![7; len]);
+    let mut read = 0;
+    while read < len || !net.with(a, |host, _| host.endpoint.flush(writer).unwrap()) {
+        net.with(a, |host, _| host.endpoint.write(writer, &mut bytes).unwrap());
+        while let Some(chunk) = net.with(b, |host, _| host.endpoint.read(reader)) {
+            read += chunk.len();
+        }
+        assert!(net.step(), "nothing left to happen");
+    }
+    len as f64 / net.elapsed().as_secs_f64()
+}
+
+#[test]
+fn a_bottleneck_is_used_well_whatever_its_length_and_loss() {
+    for (delay_ms, loss, share) in [
+        (1, 0.0, 0.85),
+        (10, 0.0, 0.85),
+        (10, 0.01, 0.8),
+        (50, 0.0, 0.7),
+        (50, 0.01, 0.6),
+        (50, 0.05, 0.4),
+    ] {
+        let bandwidth = 2_500_000;
+        let link = Link {
+            delay: Duration::from_millis(delay_ms),
+            loss,
+            bandwidth: Some(bandwidth),
+            queue: 128 * 1024,
+            ..Link::default()
+        };
+        let used = throughput(link, 8_000_000) / bandwidth as f64;
+        println!("{} ms, {loss}: {used:.2} of the bandwidth", 2 * delay_ms);
+        assert!(used > share, "{used:.2} of the bandwidth at {delay_ms} ms and {loss}");
+    }
+}

@@ -41,7 +41,8 @@ impl UdxStream {
         self.id
     }
 
-    /// Gives it its other end. Nothing is sent until there is data.
+    /// Gives it its other end, reached through a socket of the same [`Udx`](super::Udx). Nothing is
+    /// sent until there is data.
     ///
     /// # Errors
     /// [`CallError::AlreadyConnected`]; [`CallError::NoStream`] once it is closed.

@@ -413,7 +413,8 @@ impl Endpoint {
         }
     }
 
-    /// When [`Endpoint::handle_timeout`] has something to do, at the earliest.
+    /// When [`Endpoint::handle_timeout`] has something to do, at the earliest. Tells the truth once
+    /// [`Endpoint::poll_transmit`] has been drained.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let stream = self.timers.first().map(|(at, _)| *at);
         let linger = self.lingering.deadline();

@@ -269,6 +269,21 @@ mod tests {
     }
 
     #[test]
+    fn a_long_frame_takes_memory_only_as_it_arrives() {
+        let body: Vec<u8> = (0..=250).cycle().take(5_000_000).collect();
+        let mut inbox = Inbox::frames(MAX_FRAME_LEN);
+        let mut most = 0;
+        for (part, arrived) in frame(&body).chunks(1400).zip(1..) {
+            inbox.push(part).unwrap();
+            if let Inbox::Frames(frames) = &inbox {
+                most = most.max(frames.frame.capacity().saturating_sub(2 * 1400 * arrived));
+            }
+        }
+        assert!(most <= TRUSTED_LEN, "{most} bytes were taken on trust");
+        assert_eq!(inbox.pop().unwrap(), body);
+    }
+
+    #[test]
     fn empty_frames_count_against_the_window() {
         let mut inbox = Inbox::frames(10);
         inbox.push(&[0; 300]).unwrap();
