@@ -227,7 +227,10 @@ fn targets_file_is_the_one_prometheus_knows() {
     };
     let _client = stage.register(&bridge, &[spec]);
     bridge.expect_log("Updated the aliases file at ");
-    let file = std::fs::read_to_string(&stage.settings.targets).unwrap();
+    let file = poll("the target in the file", || {
+        let file = std::fs::read_to_string(&stage.settings.targets).unwrap_or_default();
+        if file.contains("dummy") { Ok(file) } else { Err(file) }
+    });
     let target = format!(r#""dummy:{KEY}:rack-7-b:web-shop""#);
     let layout = [
         r"^\[",
