@@ -92,11 +92,16 @@ fn layers(matches: &ArgMatches) -> Result<Layers, ConfigError> {
             layers.add_flag(knob, text.clone());
         }
     }
-    layers.add_environment(&|name: &str| std::env::var(name).ok());
+    layers.add_environment(&environment);
     if let Some(path) = matches.get_one::<PathBuf>("config") {
         layers.add_file(path)?;
     }
     Ok(layers)
+}
+
+/// A variable of this process.
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// The host under which this machine reaches what is bound to `host`.
@@ -122,6 +127,9 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
 
 async fn bridge(config: Config) -> Result<(), Failure> {
     tracing::info!("Starting up Prometheus DHT bridge");
+    for line in Layers::ignored(&environment) {
+        tracing::warn!("{line}");
+    }
     let Config { shared_secret, key_pair_seed, targets, http, dht, log: _ } = config;
     let seed = key_pair_seed.unwrap_or_else(|| {
         tracing::warn!("no key pair seed is set: services lose the bridge when it restarts");

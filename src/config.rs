@@ -243,7 +243,7 @@ fn key(
             let (direct, file) = (direct.spec().name, file.spec().name);
             return Err(ConfigError::new(format!("{direct} and {file} are both set; set one")));
         }
-        (Some(setting), None) => (Zeroizing::new(setting.text.clone()), setting.origin.clone()),
+        (Some(setting), None) => (setting.text.clone(), setting.origin.clone()),
         (None, Some(setting)) => (read_key_file(setting)?, setting.origin.clone()),
         (None, None) => return Ok(None),
     };
@@ -255,8 +255,9 @@ fn key(
 
 fn read_key_file(setting: &Setting) -> Result<Zeroizing<String>, ConfigError> {
     let Setting { text: path, origin } = setting;
-    let read = fs::read_to_string(Path::new(path));
-    read.map(Zeroizing::new).map_err(|error| {
+    let path = Path::new(path.as_str());
+    fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
+        let path = path.display();
         ConfigError::new(format!("{origin} names {path}, which cannot be read: {error}"))
     })
 }
@@ -279,7 +280,7 @@ fn is_host_port(text: &str) -> bool {
 }
 
 fn text(layers: &Layers, knob: Knob, default: &str) -> String {
-    layers.find(knob).map_or(default, |setting| &setting.text).to_owned()
+    layers.find(knob).map_or(default, |setting| setting.text.as_str()).to_owned()
 }
 
 fn parse<T: FromStr>(layers: &Layers, knob: Knob) -> Result<Option<T>, ConfigError> {
@@ -294,7 +295,7 @@ fn checked(
 ) -> Result<Option<String>, ConfigError> {
     let Some(setting) = layers.find(knob) else { return Ok(None) };
     if is_valid(&setting.text) {
-        Ok(Some(setting.text.clone()))
+        Ok(Some(setting.text.to_string()))
     } else {
         Err(refuse(knob, setting))
     }
@@ -312,7 +313,7 @@ fn choice<T: Copy>(
 
 fn refuse(knob: Knob, setting: &Setting) -> ConfigError {
     let Setting { text, origin } = setting;
-    ConfigError::new(format!("{origin} must be {}, not {text:?}", knob.spec().accepts))
+    ConfigError::new(format!("{origin} must be {}, not {:?}", knob.spec().accepts, text.as_str()))
 }
 
 #[cfg(test)]

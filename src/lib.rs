@@ -236,6 +236,13 @@ impl Bridge {
     }
 }
 
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        // The other tasks are the bridge's own and end with it.
+        self.pool.stop();
+    }
+}
+
 async fn bind(http: &HttpConfig) -> Result<TcpListener, StartError> {
     TcpListener::bind((http.host.as_str(), http.port)).await.map_err(|source| failed(http, source))
 }

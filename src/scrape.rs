@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dht_prom_client::message::{MessageError, MetricsResponse};
 use dht_prom_transport::PublicKey;
 use protomux::RpcError;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     directory::Directory,
@@ -72,8 +72,10 @@ impl Scraper {
     pub async fn scrape(&self, alias: &str, limit: Duration) -> Result<Bytes, ScrapeError> {
         let started = Instant::now();
         let (alias, key) = self.directory.find(alias).ok_or(ScrapeError::UnknownAlias)?;
-        let scraped = timeout(limit, self.ask(key)).await;
-        let scraped = scraped.unwrap_or(Err(ScrapeError::Timeout(limit)));
+        let scraped = match self.ask(key, started + limit).await {
+            Err(ScrapeError::Request(RpcError::Timeout(_))) => Err(ScrapeError::Timeout(limit)),
+            scraped => scraped,
+        };
         self.metrics.scrape_duration.observe(started.elapsed().as_secs_f64());
         self.metrics.scraped(&alias, outcome(&scraped));
         match &scraped {
@@ -90,10 +92,12 @@ impl Scraper {
         scraped
     }
 
-    async fn ask(&self, key: PublicKey) -> Result<Bytes, ScrapeError> {
-        let answer = match self.link(key).await?.metrics().await {
+    async fn ask(&self, key: PublicKey, deadline: Instant) -> Result<Bytes, ScrapeError> {
+        let answer = match self.link(key, deadline).await?.metrics(deadline).await {
             // The session had ended without our knowing, as an idle one may. A new one may serve.
-            Err(RpcError::Closed | RpcError::Destroyed) => self.link(key).await?.metrics().await,
+            Err(RpcError::Closed | RpcError::Destroyed) => {
+                self.link(key, deadline).await?.metrics(deadline).await
+            }
             answered => answered,
         };
         match MetricsResponse::decode(&answer?)? {
@@ -102,8 +106,11 @@ impl Scraper {
         }
     }
 
-    async fn link(&self, key: PublicKey) -> Result<Link, ScrapeError> {
-        self.pool.link(key).await.map_err(ScrapeError::Unreachable)
+    async fn link(&self, key: PublicKey, deadline: Instant) -> Result<Link, ScrapeError> {
+        match timeout_at(deadline, self.pool.link(key)).await {
+            Ok(link) => link.map_err(ScrapeError::Unreachable),
+            Err(_) => Err(ScrapeError::Unreachable(Arc::new(DialError::Timeout))),
+        }
     }
 }
 

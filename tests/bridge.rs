@@ -22,7 +22,12 @@ use dht_prom_transport::{Fault, Faulty, Transport};
 use dht_prometheus::{config::Gzip, registry::EXPIRY};
 use futures_util::{SinkExt, StreamExt};
 use protomux::{DECODE_ERROR, Limits, Mux, Protocol, RpcError};
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::Notify,
+    time::timeout,
+};
 
 #[path = "bridge/stage.rs"]
 mod stage;
@@ -462,6 +467,22 @@ async fn a_session_that_answers_nothing_is_dialled_anew() {
     assert_eq!(stage.get("/scrape/web/metrics").await.text(), METRICS);
 }
 
+/// As when Prometheus reloads its configuration in the middle of a scrape.
+#[tokio::test(start_paused = true)]
+async fn a_scrape_that_is_given_up_leaves_the_session_alone() {
+    let stage = Stage::start().await;
+    let blocked = Blocked::default();
+    let service = stage.service(1, blocked.clone()).await;
+    stage.register("web", &service).await.unwrap();
+    let given_up = timeout(Duration::from_secs(1), stage.get("/scrape/web/metrics")).await;
+    assert!(given_up.is_err());
+    blocked.release.notify_one();
+    blocked.release.notify_one();
+    assert_eq!(stage.get("/scrape/web/metrics").await.text(), METRICS);
+    let metrics = stage.metrics().await;
+    assert!(metrics.contains("dht_prometheus_dials_total{outcome=\"success\"} 1\n"), "{metrics}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn targets_need_no_relabel_rules_over_http() {
     let stage = Stage::start().await;
@@ -530,7 +551,7 @@ async fn running_scrapes_finish_before_the_bridge_stops() {
     blocked.asked.notified().await;
     let address = stage.bridge.http_addr();
     let stopping = tokio::spawn(stage.stop());
-    while tokio::net::TcpStream::connect(address).await.is_ok() {
+    while TcpStream::connect(address).await.is_ok() {
         tokio::task::yield_now().await;
     }
     blocked.release.notify_one();
@@ -555,4 +576,31 @@ async fn an_oversized_request_head_is_refused() {
     let path = format!("/{}", "x".repeat(64 << 10));
     let answer = stage::fetch(stage.bridge.http_addr(), &path).await;
     assert!(answer.starts_with("HTTP/1.1 4"), "{}", &answer[..answer.len().min(100)]);
+}
+
+/// Time is paused: it jumps to the next deadline once nothing else is to be done.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_asks_for_nothing_is_closed() {
+    let stage = Stage::start().await;
+    for (sent, seconds) in [("", 10), ("GET /metrics HTTP/1.1\r\nho", 10)] {
+        let mut stream = TcpStream::connect(stage.bridge.http_addr()).await.unwrap();
+        let began = tokio::time::Instant::now();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        let mut rest = Vec::new();
+        within(stream.read_to_end(&mut rest)).await.unwrap();
+        assert_eq!(began.elapsed().as_secs(), seconds, "{sent:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_bridge_ends_its_sessions() {
+    let Stage { bridge, network, .. } = Stage::start().await;
+    let target = network.join([1; 32].into());
+    let mut listener = target.listen().await.unwrap();
+    let dialler = network.join([2; 32].into());
+    let request = alias_request("web", target.local_key());
+    register(&dialler, bridge.public_key(), &request).await.unwrap();
+    let mut session = listener.accept().await.unwrap().accept().await.unwrap();
+    drop(bridge);
+    within(async { while session.rx.next().await.is_some() {} }).await;
 }

@@ -25,6 +25,48 @@ fn targets_file_gives_both_generations_with_their_labels() {
     bridge.stop();
 }
 
+/// In either format of the targets file, with the configuration that the bridge prints for it.
+#[test]
+fn printed_configurations_give_both_generations_with_their_labels() {
+    for format in ["classic", "labels"] {
+        let Some(mut stage) = Stage::set(BRIDGE) else { return };
+        if foreign(&stage) {
+            return;
+        }
+        stage.settings.others.push(("TARGETS_FORMAT", format.to_owned()));
+        let bridge = stage.settings.start();
+        let _clients = register_both(&stage, &bridge);
+        let (targets, port) = (stage.settings.targets.display(), bridge.http_port());
+        let targets = format!("--prometheus-targets-loc={targets}");
+        let config = print_config(&[&format!("--targets-format={format}"), &targets], port);
+        let prometheus = Prometheus::start(&config.replace("15s", "1s"), stage.folder());
+        expect_both_up(&prometheus);
+        bridge.stop();
+    }
+}
+
+#[test]
+fn printed_configurations_pass_promtool() {
+    if !interop_requested() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for args in [&["--targets-format=classic"], &["--targets-format=labels"], &["--http-sd"]] {
+        let file = folder.path().join("prometheus.yml");
+        std::fs::write(&file, print_config(args, 30_000)).unwrap();
+        assert_passes(&promtool(&["check", "config", file.to_str().unwrap()], b""));
+    }
+}
+
+/// What the bridge prints for Prometheus with these flags.
+fn print_config(flags: &[&str], port: u16) -> String {
+    let mut command = std::process::Command::new(BRIDGE);
+    command.env_clear().args(["print-config", "prometheus"]).args(flags);
+    let output = command.arg(format!("--http-port={port}")).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
 #[test]
 fn http_discovery_gives_both_generations_with_their_labels() {
     let Some(stage) = Stage::set(BRIDGE) else { return };

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, fs, path::Path};
 
+use zeroize::Zeroizing;
+
 use super::{
     ConfigError,
     knob::{Knob, PREFIXES},
@@ -13,11 +15,11 @@ pub struct Layers {
     values: BTreeMap<Knob, Setting>,
 }
 
-/// A value and where it stands.
+/// A value and where it stands. Wiped when dropped, since it may be a secret.
 #[derive(Clone)]
 pub(super) struct Setting {
     /// The value as written.
-    pub(super) text: String,
+    pub(super) text: Zeroizing<String>,
     /// Names the source in an error, as in `DHT_PROM_HTTP_PORT env var`.
     pub(super) origin: String,
 }
@@ -69,6 +71,20 @@ impl Layers {
         }
     }
 
+    /// Variables of the Node bridges that are set and change nothing here, with the reason.
+    pub fn ignored(environment: &dyn Environment) -> Vec<String> {
+        let ignored = [("EXPOSE_REPL_SWARM", "true", "there is no debugging swarm")];
+        let mut lines = Vec::new();
+        for (name, value, reason) in ignored {
+            for variable in PREFIXES.map(|prefix| format!("{prefix}{name}")) {
+                if environment.var(&variable).is_some_and(|set| set == value) {
+                    lines.push(format!("{variable} is ignored: {reason}"));
+                }
+            }
+        }
+        lines
+    }
+
     /// Adds what a TOML file sets and nothing stronger did.
     ///
     /// # Errors
@@ -93,6 +109,7 @@ impl Layers {
     }
 
     fn add(&mut self, knob: Knob, text: String, origin: impl FnOnce() -> String) {
+        let text = Zeroizing::new(text);
         self.values.entry(knob).or_insert_with(|| Setting { text, origin: origin() });
     }
 }

@@ -158,6 +158,16 @@ fn secrets_are_not_in_debug_output() {
     assert!(!format!("{config:?}").contains("07"), "{config:?}");
 }
 
+#[test]
+fn variables_that_change_nothing_are_named() {
+    let environment =
+        |name: &str| (name == "HYPERDHT_PROM_EXPOSE_REPL_SWARM").then(|| "true".to_owned());
+    let lines = Layers::ignored(&environment);
+    let expected = "HYPERDHT_PROM_EXPOSE_REPL_SWARM is ignored: there is no debugging swarm";
+    assert_eq!(lines, [expected]);
+    assert!(Layers::ignored(&|_: &str| None).is_empty());
+}
+
 const README: &str = include_str!("../../README.md");
 
 /// A setting as README.md's table has it.
@@ -199,6 +209,12 @@ fn the_readme_names_no_flag_that_is_none() {
             assert!(known, "{word} is no flag");
         }
     }
+}
+
+#[test]
+fn the_readme_names_the_compiler_that_is_needed() {
+    let version = concat!(" ", env!("CARGO_PKG_RUST_VERSION"), " or later");
+    assert!(README.contains(version), "README.md does not say {version}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use dht_prom_transport::{ErrorKind, PublicKey, Session, Transport, TransportErro
 use protomux::{Limits, Mux, MuxDriver, Protocol, Rpc, RpcError};
 use tokio::{
     sync::{Notify, Semaphore, watch},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 /// How long one dial may take, the opening of the channel included. As `protomux-rpc-client` 2.
@@ -53,7 +53,7 @@ enum State {
 #[non_exhaustive]
 pub enum DialError {
     /// No session came about in time.
-    #[error("no connection within {} s", DIAL_TIMEOUT.as_secs())]
+    #[error("no connection in time")]
     Timeout,
     /// The transport failed.
     #[error(transparent)]
@@ -79,37 +79,30 @@ pub struct Link {
 }
 
 impl Link {
-    /// Asks for metrics. The answer is a part of the message that carried it, not a copy.
+    /// Asks for metrics until `deadline`. The answer is a part of the message that carried it, not a
+    /// copy.
     ///
-    /// Cancel-safe, see [`Rpc::request`].
+    /// When the deadline passes and nothing at all was answered meanwhile, the session is ended:
+    /// nobody may be there any more, and only a new dial can tell. Cancel-safe; a call that is
+    /// dropped proves nothing and leaves the session alone.
     ///
     /// # Errors
-    /// See [`Rpc::request`].
-    pub async fn metrics(&self) -> Result<Bytes, RpcError> {
-        let patience = Patience { link: self, answers: self.answers.load(Ordering::Relaxed) };
-        let answer = self.rpc.request(METRICS_METHOD, MetricsRequest).await;
+    /// [`RpcError::Timeout`], and see [`Rpc::request`].
+    pub async fn metrics(&self, deadline: Instant) -> Result<Bytes, RpcError> {
+        let (asked, answers) = (Instant::now(), self.answers.load(Ordering::Relaxed));
+        let request = self.rpc.request(METRICS_METHOD, MetricsRequest);
+        let Ok(answer) = timeout_at(deadline, request).await else {
+            if self.answers.load(Ordering::Relaxed) == answers {
+                self.mux.destroy();
+            }
+            return Err(RpcError::Timeout(asked.elapsed()));
+        };
         self.answers.fetch_add(1, Ordering::Relaxed);
-        drop(patience);
         answer
     }
 
     fn is_closed(&self) -> bool {
         self.rpc.is_closed() || self.mux.is_closed()
-    }
-}
-
-/// Ends a session on which a request was given up before anything at all was answered: nobody may
-/// be there any more, and only a new dial can tell.
-struct Patience<'a> {
-    link: &'a Link,
-    answers: u64,
-}
-
-impl Drop for Patience<'_> {
-    fn drop(&mut self) {
-        if self.link.answers.load(Ordering::Relaxed) == self.answers {
-            self.link.mux.destroy();
-        }
     }
 }
 

@@ -99,9 +99,14 @@ impl Pool {
         line.link().await
     }
 
-    /// Ends every session and waits until that is done. Nothing is dialled afterwards.
-    pub async fn close(&self) {
+    /// Begins to end every session. Nothing is dialled afterwards.
+    pub fn stop(&self) {
         self.stop.cancel();
+    }
+
+    /// Ends every session and waits until that is done.
+    pub async fn close(&self) {
+        self.stop();
         self.tasks.close();
         self.tasks.wait().await;
     }

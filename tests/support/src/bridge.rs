@@ -74,6 +74,8 @@ pub struct BridgeSettings {
     pub http_port: u16,
     /// Log level.
     pub log_level: String,
+    /// Further settings: names without prefix, and values.
+    pub others: Vec<(&'static str, String)>,
 }
 
 impl BridgeSettings {
@@ -88,6 +90,7 @@ impl BridgeSettings {
             seed: "a7".repeat(32),
             http_port: 0,
             log_level: "debug".to_owned(),
+            others: Vec::new(),
         }
     }
 
@@ -101,7 +104,7 @@ impl BridgeSettings {
     }
 
     fn variables(&self) -> Vec<(&'static str, String)> {
-        vec![
+        let mut variables = vec![
             ("SHARED_SECRET", self.secret.clone()),
             ("KEY_PAIR_SEED", self.seed.clone()),
             ("PROMETHEUS_TARGETS_LOC", self.targets.display().to_string()),
@@ -110,7 +113,9 @@ impl BridgeSettings {
             ("HTTP_HOST", "127.0.0.1".to_owned()),
             ("BOOTSTRAP_PORT", self.bootstrap_port.to_string()),
             ("DHT_HOST", "127.0.0.1".to_owned()),
-        ]
+        ];
+        variables.extend(self.others.iter().cloned());
+        variables
     }
 }
 

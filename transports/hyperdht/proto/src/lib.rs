@@ -4,3 +4,12 @@
 //! datagrams come in by a call and go out by another. A whole network of nodes therefore runs in
 //! one thread of a test, with loss and reordering, reproducibly.
 #![warn(clippy::indexing_slicing, clippy::cast_possible_truncation)]
+
+pub mod handshake;
+pub mod hash;
+pub mod keys;
+pub mod noise;
+pub mod secret_stream;
+
+#[cfg(test)]
+mod test_vectors;

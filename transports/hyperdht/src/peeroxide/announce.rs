@@ -63,7 +63,7 @@ impl Announcement {
 }
 
 /// Nodes forget a record after 20 minutes (`hyperdht` 6.34, `lib/persistent.js`), and some go away
-/// before.
-const REFRESH: Duration = Duration::from_secs(5 * 60);
+/// before: until the next refresh, diallers who ask their successors do not find us.
+const REFRESH: Duration = Duration::from_secs(60);
 /// What a stop may cost. Diallers that still find the record hear nothing.
 const UNANNOUNCE_TIMEOUT: Duration = Duration::from_secs(3);

@@ -80,7 +80,10 @@ impl Door {
         }
         let Some(offer) = handshake::read(&self.identity, &noise) else {
             tracing::debug!("a handshake makes no sense");
-            return self.settle(&noise, None);
+            self.settle(&noise, None);
+            // Whoever sends noise must not fill the table that diallers need.
+            self.attempts().remove(&noise);
+            return;
         };
         let knock = Knock { offer: Some(offer), noise, door: Arc::clone(&self) };
         if let Err(mpsc::error::TrySendError::Full(knock)) = self.knocks.try_send(knock) {
@@ -217,3 +220,125 @@ const MOST_ATTEMPTS: usize = 256;
 const MOST_WAITERS: usize = 8;
 /// The longest first message; one with a few addresses has about 200 bytes.
 const MOST_NOISE_BYTES: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use peeroxide_dht::{
+        hyperdht_messages::{
+            ERROR_NONE, FIREWALL_UNKNOWN, MODE_FROM_CLIENT, MODE_FROM_RELAY, MODE_FROM_SERVER,
+            MODE_REPLY, NoisePayload, UdxInfo, decode_handshake_from_bytes,
+        },
+        noise::Keypair,
+        noise_wrap::NoiseWrap,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_attempt_through_two_relays_is_one_knock_and_one_answer() {
+        let (door, mut knocks) = door();
+        let (mut dialler, noise) = dialler();
+        let relay = Ipv4Peer { host: "127.0.0.1".into(), port: 4 };
+        let direct = knock(&door, &noise, MODE_FROM_CLIENT, None);
+        let relayed = knock(&door, &noise, MODE_FROM_RELAY, Some(relay.clone()));
+        let knock_of_dialler = knocks.try_recv().unwrap();
+        assert!(knocks.try_recv().is_err());
+        assert_eq!(knock_of_dialler.peer(), Some(keys(9).public_key));
+        knock_of_dialler.accept().unwrap();
+        let late = knock(&door, &noise, MODE_FROM_CLIENT, None);
+        let [direct, relayed, late] = [direct, relayed, late].map(answer);
+        assert_eq!((direct.mode, direct.peer_address), (MODE_REPLY, None));
+        assert_eq!((relayed.mode, relayed.peer_address), (MODE_FROM_SERVER, Some(relay)));
+        assert!(direct.noise == relayed.noise && direct.noise == late.noise);
+        assert_eq!(dialler.recv(&direct.noise).unwrap().error, ERROR_NONE);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_knock_is_a_refusal() {
+        let (door, mut knocks) = door();
+        let (mut dialler, noise) = dialler();
+        let answered = knock(&door, &noise, MODE_FROM_CLIENT, None);
+        drop(knocks.try_recv().unwrap());
+        let refusal = dialler.recv(&answer(answered).noise).unwrap();
+        assert_eq!((refusal.error, refusal.udx), (ERROR_ABORTED, None));
+    }
+
+    #[tokio::test]
+    async fn who_comes_to_a_full_backlog_may_try_later() {
+        let (door, _knocks) = door();
+        let (_, noise) = dialler();
+        let _first = knock(&door, &noise, MODE_FROM_CLIENT, None);
+        let (mut dialler, noise) = dialler();
+        let answered = knock(&door, &noise, MODE_FROM_CLIENT, None);
+        let refusal = dialler.recv(&answer(answered).noise).unwrap();
+        assert_eq!(refusal.error, ERROR_TRY_LATER);
+    }
+
+    #[tokio::test]
+    async fn nonsense_is_answered_with_nothing_and_keeps_nobody_out() {
+        let (door, mut knocks) = door();
+        for byte in 0..=u8::MAX {
+            let mut answered = knock(&door, &[byte; 200], MODE_FROM_CLIENT, None);
+            assert_eq!(answered.try_recv().unwrap(), None);
+        }
+        let _answered = knock(&door, &dialler().1, MODE_FROM_CLIENT, None);
+        assert!(knocks.try_recv().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_are_bounded_and_forgotten() {
+        let (door, _knocks) = door();
+        for _ in 0..MOST_ATTEMPTS {
+            let answered = knock(&door, &dialler().1, MODE_FROM_CLIENT, None);
+            drop(answered);
+        }
+        let mut turned_away = knock(&door, &dialler().1, MODE_FROM_CLIENT, None);
+        assert_eq!(turned_away.try_recv().unwrap(), None);
+        tokio::time::advance(ATTEMPT_LIFE).await;
+        let mut answered = knock(&door, &dialler().1, MODE_FROM_CLIENT, None);
+        assert!(answered.try_recv().unwrap().is_some(), "told to try later");
+    }
+
+    type Answered = oneshot::Receiver<Option<Vec<u8>>>;
+
+    fn door() -> (Arc<Door>, mpsc::Receiver<Knock>) {
+        let (knock, knocks) = mpsc::channel(1);
+        (Arc::new(Door::new(Arc::new(Identity::from_seed(&[7; 32])), knock)), knocks)
+    }
+
+    /// A dialler and its first message.
+    fn dialler() -> (NoiseWrap, Vec<u8>) {
+        let mut dialler = NoiseWrap::new_initiator(keys(9), keys(7).public_key);
+        let udx = UdxInfo { version: 1, reusable_socket: true, id: 5, seq: 0 };
+        let payload = NoisePayload {
+            version: 1,
+            error: ERROR_NONE,
+            firewall: FIREWALL_UNKNOWN,
+            holepunch: None,
+            addresses4: vec![],
+            addresses6: vec![],
+            udx: Some(udx),
+            secret_stream: None,
+            relay_through: None,
+            relay_addresses: None,
+        };
+        let noise = dialler.send(&payload).unwrap();
+        (dialler, noise)
+    }
+
+    fn keys(seed: u8) -> Keypair {
+        let identity = Identity::from_seed(&[seed; 32]);
+        let keys = identity.key_pair();
+        Keypair { public_key: keys.public_key, secret_key: keys.secret_key }
+    }
+
+    fn knock(door: &Arc<Door>, noise: &[u8], mode: u64, dialler: Option<Ipv4Peer>) -> Answered {
+        let (answer, answered) = oneshot::channel();
+        Arc::clone(door).knock(noise.to_vec(), Waiter { mode, dialler, answer });
+        answered
+    }
+
+    fn answer(mut answered: Answered) -> peeroxide_dht::hyperdht_messages::HandshakeMessage {
+        decode_handshake_from_bytes(&answered.try_recv().unwrap().unwrap()).unwrap()
+    }
+}

@@ -74,3 +74,42 @@ fn io_kind(error: &HyperDhtError) -> Option<io::ErrorKind> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use dht_prom_transport::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn failures_of_a_dial_are_told_apart() {
+        for (error, kind) in [
+            (HyperDhtError::PeerNotFound, ErrorKind::NotFound),
+            (HyperDhtError::FirewallRejected, ErrorKind::Refused),
+            (HyperDhtError::HolepunchAborted, ErrorKind::Unreachable),
+            (HyperDhtError::HandshakeFailed("empty reply".into()), ErrorKind::Unreachable),
+            (SecretStreamError::StreamIdMismatch.into(), ErrorKind::Handshake),
+            (SecretStreamError::UnexpectedEof.into(), ErrorKind::Unreachable),
+            (HyperDhtError::Destroyed, ErrorKind::Closed),
+            (DhtError::ChannelClosed.into(), ErrorKind::Closed),
+        ] {
+            let text = error.to_string();
+            assert_eq!(dial(error).kind(), kind, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_the_host_says_is_kept() {
+        let taken = || {
+            let io = io::Error::from(io::ErrorKind::AddrInUse);
+            HyperDhtError::Udx(libudx::UdxError::Io(io))
+        };
+        assert!(is_address_in_use(&taken()));
+        assert!(!is_address_in_use(&HyperDhtError::PeerNotFound));
+        let error = node("binding the UDP socket", taken());
+        assert!(
+            matches!(&error, TransportError::Io { source, .. } if source.kind() == io::ErrorKind::AddrInUse),
+            "{error:?}"
+        );
+    }
+}

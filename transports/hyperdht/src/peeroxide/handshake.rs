@@ -1,4 +1,4 @@
-//! The responder's half of a PEER_HANDSHAKE (`hyperdht` 6.34, `lib/server.js` and `lib/noise-wrap.js`).
+//! Messages of a PEER_HANDSHAKE (`hyperdht` 6.34, `lib/server.js` and `lib/noise-wrap.js`).
 
 use libudx::UdxSocket;
 use peeroxide_dht::{
@@ -63,8 +63,7 @@ pub(super) fn read(identity: &Identity, noise: &[u8]) -> Option<Offer> {
     }
     let remote_id = u32::try_from(payload.udx?.id).ok()?;
     let local_id = alloc_stream_id();
-    let udx = UdxInfo { version: 1, reusable_socket: true, id: local_id.into(), seq: 0 };
-    let reply = wrap.send(&answer(ERROR_NONE, Some(udx))).ok()?;
+    let reply = wrap.send(&payload_of(ERROR_NONE, Some(local_id))).ok()?;
     let keys = wrap.finalize().ok()?;
     Some(Offer { reply, keys, local_id, remote_id })
 }
@@ -73,7 +72,7 @@ pub(super) fn read(identity: &Identity, noise: &[u8]) -> Option<Offer> {
 pub(super) fn refusal(identity: &Identity, noise: &[u8], error: u64) -> Option<Vec<u8>> {
     let mut wrap = NoiseWrap::new_responder(noise_keys(identity));
     wrap.recv(noise).ok()?;
-    wrap.send(&answer(error, None)).ok()
+    wrap.send(&payload_of(error, None)).ok()
 }
 
 /// Wraps our answer for the way that the dialler's message came: straight, or through a relay.
@@ -85,9 +84,15 @@ pub(super) fn envelope(noise: Vec<u8>, mode: u64, dialler: Option<Ipv4Peer>) -> 
     encode_handshake_to_bytes(&message).ok()
 }
 
-/// We name no address of ours: diallers then use the one that the relay saw, which is right on
+/// What a dialler says whose UDX stream has this number.
+pub(super) fn hello(local_id: u32) -> NoisePayload {
+    payload_of(ERROR_NONE, Some(local_id))
+}
+
+/// We name no address of ours: peers then use the one that the relay saw, which is right on
 /// loopback, in a LAN and on a public host alike.
-fn answer(error: u64, udx: Option<UdxInfo>) -> NoisePayload {
+fn payload_of(error: u64, local_id: Option<u32>) -> NoisePayload {
+    let udx = |id: u32| UdxInfo { version: 1, reusable_socket: true, id: id.into(), seq: 0 };
     NoisePayload {
         version: 1,
         error,
@@ -95,14 +100,14 @@ fn answer(error: u64, udx: Option<UdxInfo>) -> NoisePayload {
         holepunch: None,
         addresses4: vec![],
         addresses6: vec![],
-        secret_stream: udx.is_some().then_some(SecretStreamInfo { version: 1 }),
-        udx,
+        udx: local_id.map(udx),
+        secret_stream: local_id.map(|_| SecretStreamInfo { version: 1 }),
         relay_through: None,
         relay_addresses: None,
     }
 }
 
-fn noise_keys(identity: &Identity) -> Keypair {
+pub(super) fn noise_keys(identity: &Identity) -> Keypair {
     let KeyPair { public_key, secret_key } = *identity.key_pair();
     Keypair { public_key, secret_key }
 }

@@ -1,25 +1,19 @@
 //! One key on a node: dialling under it, listening under it.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use dht_prom_transport::{
     ACCEPT_BACKLOG, ClosedBy, Listener, PublicKey, Session, Transport, TransportError,
 };
-use libudx::{UdxAsyncStream, UdxRuntime};
-use peeroxide_dht::{
-    hyperdht::{HyperDhtHandle, PeerConnection},
-    messages::Ipv4Peer,
-    secret_stream::SecretStream,
-};
-use tokio::{
-    sync::{Mutex, mpsc, oneshot},
-    time::timeout,
-};
+use libudx::UdxAsyncStream;
+use peeroxide_dht::{hyperdht::HyperDhtHandle, secret_stream::SecretStream};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     announce::Announcement,
+    dial,
     door::{self, Door},
     error,
     handshake::{Identity, Socket},
@@ -49,41 +43,10 @@ impl HyperDht {
         Self { identity: Arc::new(identity), key, scope, turn: Arc::default() }
     }
 
-    /// Asks the DHT who keeps a record of `peer`, and dials through these nodes, one after another.
     async fn reach(&self, peer: PublicKey) -> Result<Session, TransportError> {
-        let target = door::target(peer.as_bytes());
-        let replies = self.scope.dht().query_find_peer(target).await.map_err(error::dial)?;
-        let relays = replies.iter().filter(|reply| reply.value.is_some()).map(|reply| &reply.from);
-        let mut failure = TransportError::NotFound;
-        for relay in relays.take(MOST_RELAYS) {
-            failure = match timeout(RELAY_TIMEOUT, self.reach_through(peer, relay)).await {
-                Ok(Ok(connection)) => {
-                    let PeerConnection { stream, remote_addr, socket, .. } = connection;
-                    return Ok(self.scope.session(peer, remote_addr, stream, Socket(socket)));
-                }
-                Ok(Err(refused @ TransportError::Refused)) => return Err(refused),
-                Ok(Err(failure)) => failure,
-                Err(_) => TransportError::Unreachable { source: None },
-            };
-            tracing::debug!(peer = %peer.short(), error = %failure, "a relay does not lead to the peer");
-        }
-        Err(failure)
-    }
-
-    async fn reach_through(
-        &self,
-        peer: PublicKey,
-        relay: &Ipv4Peer,
-    ) -> Result<PeerConnection, TransportError> {
-        let host = relay.host.parse().map_err(|_| TransportError::Unreachable { source: None })?;
-        let relay = SocketAddr::new(host, relay.port);
-        let runtime = UdxRuntime::new().map_err(|error| error::dial(error.into()))?;
-        let key_pair = self.identity.key_pair();
-        self.scope
-            .dht()
-            .connect_to(key_pair, *peer.as_bytes(), relay, &runtime)
-            .await
-            .map_err(error::dial)
+        let (dht, socket) = (self.scope.dht(), self.scope.socket());
+        let (stream, address) = dial::dial(dht, socket, &self.identity, peer).await?;
+        Ok(self.scope.session(peer, Some(address), stream))
     }
 
     async fn announce(&self) -> Result<HyperDhtListener, TransportError> {
@@ -152,20 +115,18 @@ impl Scope {
         self.stop.cancelled().await;
     }
 
-    /// A session over an open stream. The stream goes deaf when the last handle of its socket, which
-    /// need not be the node's, is dropped.
+    /// A session over an open stream.
     pub(super) fn session(
         self: &Arc<Self>,
         peer: PublicKey,
         remote_addr: Option<SocketAddr>,
         stream: SecretStream<UdxAsyncStream>,
-        socket: Socket,
     ) -> Session {
         let (session, pump) = session::session(peer, remote_addr);
         let (scope, stop) = (Arc::clone(self), self.stop.clone());
         self.spawn(async move {
             pump.run(stream, stop).await;
-            drop((scope, socket));
+            drop(scope);
         });
         session
     }
@@ -193,8 +154,3 @@ impl fmt::Debug for Scope {
         f.debug_struct("Scope").field("tasks", &self.tasks.len()).finish_non_exhaustive()
     }
 }
-
-/// Records are kept by many nodes; when two of them lead nowhere, the peer is gone.
-const MOST_RELAYS: usize = 2;
-/// How long a dial through one node may take, the peer's decision included.
-const RELAY_TIMEOUT: Duration = Duration::from_secs(4);

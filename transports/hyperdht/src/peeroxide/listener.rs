@@ -82,7 +82,7 @@ impl Incoming for HyperDhtIncoming {
             }
         };
         let (stream, remote_addr) = opened?;
-        Ok(scope.session(peer, Some(remote_addr), stream, scope.socket().clone()))
+        Ok(scope.session(peer, Some(remote_addr), stream))
     }
 
     fn refuse(self: Box<Self>) {}

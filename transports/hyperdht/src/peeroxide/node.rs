@@ -1,7 +1,7 @@
 //! A place in the DHT, and the socket that goes with it.
 
 use std::{
-    fmt,
+    fmt, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
@@ -63,11 +63,14 @@ impl Node {
     /// Binds a socket and joins the DHT. The node takes part in it: it keeps records and relays
     /// handshakes, and is known to others for as long as it runs.
     ///
-    /// Cancel-safe: dropping the call frees the socket. Takes as long as the bootstrap nodes do.
+    /// Gives up after about 4 seconds if no bootstrap node answers: the crate never asks again, so such
+    /// a node would stay alone.
+    ///
+    /// Cancel-safe: dropping the call frees the socket.
     ///
     /// # Errors
-    /// [`Io`](TransportError::Io) when the port is taken or the network is down;
-    /// [`Other`](TransportError::Other) when the DHT cannot be joined.
+    /// [`Io`](TransportError::Io) when the port is taken, the network is down or no bootstrap node
+    /// answers; [`Other`](TransportError::Other) for what else the crate reports.
     pub async fn start(options: NodeOptions) -> Result<Self, TransportError> {
         let act = "joining the DHT";
         let (task, dht, events) = bind(&options).await?;
@@ -85,6 +88,11 @@ impl Node {
         };
         tokio::spawn(life.run(events));
         dht.bootstrapped().await.map_err(|error| error::node(act, error))?;
+        let known = dht.table_size().await.map_err(|error| error::node(act, error))?;
+        if known == 0 && options.bootstrap != Bootstrap::Nodes(vec![]) {
+            let source = io::ErrorKind::TimedOut.into();
+            return Err(TransportError::Io { act: "reaching a bootstrap node", source });
+        }
         let socket = dht.server_socket().await.map_err(|error| error::node(act, error))?;
         let socket = socket.ok_or(HyperDhtError::Destroyed).map_err(|e| error::node(act, e))?;
         let local_addr = socket.local_addr().await.map_err(|e| error::node(act, e.into()))?;
@@ -103,7 +111,8 @@ impl Node {
 
     /// The transport of the identity that this seed stands for.
     ///
-    /// The copy of the secret that it keeps is wiped when it is dropped; the seed is the caller's.
+    /// The copy of the secret that it keeps is wiped when it is dropped, but those that the crate
+    /// makes for handshakes are not; the seed is the caller's.
     pub fn identity(&self, seed: &[u8; 32]) -> HyperDht {
         HyperDht::new(Arc::clone(&self.shared), Identity::from_seed(seed))
     }

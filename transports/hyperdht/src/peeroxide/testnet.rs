@@ -18,7 +18,7 @@ pub struct Testnet {
 }
 
 impl Testnet {
-    /// Starts `size` nodes, at least one. Peers need two to find each other by.
+    /// Starts `size` nodes, at least one; three are enough to lose one.
     ///
     /// Cancel-safe: dropping the call stops what was started.
     ///
