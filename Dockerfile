@@ -11,7 +11,7 @@ FROM rust:${RUST}-slim-${DEBIAN} AS skeleton
 WORKDIR /project
 COPY . .
 RUN find . -type f \
-      ! -name Cargo.toml ! -name Cargo.lock \
+      ! -name Cargo.toml ! -name Cargo.lock ! -path './.cargo/*' \
       ! -path '*/src/lib.rs' ! -path '*/src/main.rs' ! -path '*/benches/*.rs' \
       -delete \
     && find . -name '*.rs' -exec truncate --size 0 {} + \
