@@ -1,4 +1,6 @@
-//! HyperDHT: peers reached by public key, over UDP, compatible with the Node packages.
+//! HyperDHT for tokio: the sockets, timers and tasks around `hyperdht-proto`.
 
 #[cfg(feature = "peeroxide")]
 pub mod peeroxide;
+pub mod socket;
+pub mod udx;

@@ -5,11 +5,18 @@
 //! one thread of a test, with loss and reordering, reproducibly.
 #![warn(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
+pub mod dht;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod handshake;
 pub mod hash;
 pub mod keys;
 pub mod noise;
+pub mod rpc;
 pub mod secret_stream;
+#[cfg(feature = "sim")]
+pub mod sim;
+pub mod udx;
 
 #[cfg(test)]
 mod test_vectors;

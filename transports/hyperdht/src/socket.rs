@@ -1,0 +1,213 @@
+//! A UDP socket that sends and receives many datagrams per system call.
+
+use std::{
+    fmt,
+    io::{self, IoSliceMut},
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
+    task::{Context, Poll, ready},
+};
+
+use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use socket2::{Domain, Protocol, Type};
+use tokio::{io::Interest, net::UdpSocket};
+
+/// A bound socket. Datagrams are never fragmented by the kernel; those that are too long vanish.
+pub struct Socket {
+    io: UdpSocket,
+    state: UdpSocketState,
+    local: SocketAddr,
+    segmentation: AtomicBool,
+}
+
+impl Socket {
+    /// Binds `addr`; port 0 lets the kernel choose.
+    ///
+    /// # Errors
+    /// Those of the system, of binding mostly.
+    pub fn bind(addr: SocketAddr) -> io::Result<Self> {
+        let socket =
+            socket2::Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&addr.into())?;
+        let io = UdpSocket::from_std(socket.into())?;
+        let state = UdpSocketState::new(UdpSockRef::from(&io))?;
+        without_extras(&io);
+        for bytes in RECV_BUFFERS {
+            if state.set_recv_buffer_size(UdpSockRef::from(&io), bytes).is_ok()
+                && state.recv_buffer_size(UdpSockRef::from(&io))? >= bytes
+            {
+                break;
+            }
+        }
+        // As large as the system allows is fine; not being allowed is no reason to fail.
+        let _ = state.set_send_buffer_size(UdpSockRef::from(&io), SEND_BUFFER);
+        let local = io.local_addr()?;
+        let segmentation = AtomicBool::new(true);
+        Ok(Self { io, state, local, segmentation })
+    }
+
+    /// The address that it is bound to.
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Says whether one call may send many datagrams, where the system can do that; the default.
+    /// Some virtual networks claim to and then drop what they are given.
+    pub fn set_segmentation(&self, allowed: bool) {
+        self.segmentation.store(allowed, Ordering::Relaxed);
+    }
+
+    fn segments(&self) -> bool {
+        self.segmentation.load(Ordering::Relaxed) && self.state.max_gso_segments() >= MAX_SEGMENTS
+    }
+
+    /// Sends `contents` to `to`, cut into datagrams of `segment_len`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] when the socket is full; others are those of the system and
+    /// concern this destination or this size only. Without segmentation offload some datagrams
+    /// may have left before.
+    pub fn try_send(&self, to: SocketAddr, contents: &[u8], segment_len: usize) -> io::Result<()> {
+        if contents.len() <= segment_len {
+            return self.send_one(to, contents, None);
+        }
+        if self.segments() {
+            match self.send_one(to, contents, Some(segment_len)) {
+                // The kernel, or a driver behind it, has just refused segmentation for good.
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock && !self.segments() => {}
+                result => return result,
+            }
+        }
+        contents.chunks(segment_len).try_for_each(|datagram| self.send_one(to, datagram, None))
+    }
+
+    fn send_one(
+        &self,
+        destination: SocketAddr,
+        contents: &[u8],
+        segment_size: Option<usize>,
+    ) -> io::Result<()> {
+        let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
+        self.io.try_io(Interest::WRITABLE, || {
+            self.state.try_send(UdpSockRef::from(&self.io), &transmit)
+        })
+    }
+
+    /// Sends one datagram as soon as the socket takes it. Cancel-safe: it is sent or it is not.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub async fn send_to(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
+        loop {
+            self.io.writable().await?;
+            match self.send_one(to, datagram, None) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Sets how many hops datagrams may take from now on.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn set_ttl(&self, hops: u32) -> io::Result<()> {
+        self.io.set_ttl(hops)
+    }
+
+    /// Becomes ready when the socket may take more.
+    pub(crate) fn poll_send_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.poll_send_ready(cx)
+    }
+
+    /// Receives what is there into `buffers`; gives back how many of them were filled.
+    pub(crate) fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        buffers: &mut ReceiveBuffers,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.io.poll_recv_ready(cx))?;
+            let mut partial = 0;
+            let received = self.io.try_io(Interest::READABLE, || {
+                let ReceiveBuffers { memory, metas } = &mut *buffers;
+                let mut slices = memory.each_mut().map(|memory| IoSliceMut::new(memory));
+                let socket = UdpSockRef::from(&self.io);
+                let count = self.state.recv(socket, &mut slices, metas)?;
+                if count == RECV_BATCH {
+                    return Ok(count);
+                }
+                // Less than was asked for was all there was: saying so saves the call that would
+                // find out. What arrives from now on makes the socket ready again.
+                partial = count;
+                Err(io::ErrorKind::WouldBlock.into())
+            });
+            match received {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if partial > 0 {
+                        return Poll::Ready(Ok(partial));
+                    }
+                }
+                received => return Poll::Ready(received),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket").field("local", &self.local).finish_non_exhaustive()
+    }
+}
+
+/// Where datagrams are received, made once per task.
+pub(crate) struct ReceiveBuffers {
+    memory: [Vec<u8>; RECV_BATCH],
+    metas: [RecvMeta; RECV_BATCH],
+}
+
+impl ReceiveBuffers {
+    pub(crate) fn new() -> Self {
+        Self {
+            memory: std::array::from_fn(|_| vec![0; RECV_BUFFER_LEN]),
+            metas: [RecvMeta::default(); RECV_BATCH],
+        }
+    }
+
+    /// The datagrams of the first `count` buffers and where they came from. The kernel may have
+    /// put several of one length into one buffer.
+    pub(crate) fn datagrams(&self, count: usize) -> impl Iterator<Item = (SocketAddr, &[u8])> {
+        self.memory.iter().zip(&self.metas).take(count).flat_map(|(memory, meta)| {
+            let filled = memory.get(..meta.len).unwrap_or(&[]);
+            let stride = meta.stride.max(1);
+            filled.chunks(stride).map(|datagram| (meta.addr, datagram))
+        })
+    }
+}
+
+/// Takes back what quinn-udp asks the kernel to say about each datagram and UDX has no use for:
+/// its time, its local address, its ECN bits. They are a tenth of the cost of receiving one.
+#[cfg(target_os = "linux")]
+fn without_extras(io: &UdpSocket) {
+    use nix::sys::socket::{setsockopt, sockopt};
+
+    // Refused options are merely not saved.
+    let _ = setsockopt(io, sockopt::ReceiveTimestampns, &false);
+    let _ = setsockopt(io, sockopt::Ipv4PacketInfo, &false);
+    let _ = setsockopt(io, sockopt::IpRecvTos, &false);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn without_extras(_io: &UdpSocket) {}
+
+/// Sizes of the receive buffer that are asked for in turn: libudx's, and one above them for
+/// senders that use segmentation offload.
+const RECV_BUFFERS: [usize; 5] = [4 * 1024 * 1024, 1024 * 1024, 512 * 1024, 256 * 1024, 208 * 1024];
+const SEND_BUFFER: usize = 1024 * 1024;
+/// Buffers per receive call.
+const RECV_BATCH: usize = 4;
+/// The longest that the kernel makes of several datagrams.
+const RECV_BUFFER_LEN: usize = 64 * 1024;
+/// Datagrams per send: what fits the 64 KiB that the kernel takes, at the usual packet length.
+pub(crate) const MAX_SEGMENTS: usize = 44;

@@ -1,0 +1,270 @@
+//! The task that owns the sockets and the time.
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use hyperdht_proto::udx::{Handled, Path, SocketId, Transmit};
+use tokio::time::Sleep;
+
+use super::{
+    Datagram,
+    shared::{BoundSocket, Shared},
+};
+use crate::socket::{MAX_SEGMENTS, ReceiveBuffers};
+
+/// Moves datagrams between sockets and the state machine, and wakes those who wait for streams.
+///
+/// One turn receives what the sockets have (bounded), acts on timers, sends, wakes, and yields.
+pub(crate) struct Driver {
+    shared: Arc<Shared>,
+    /// The sockets as of `sockets_version`, by [`SocketId`].
+    sockets: Vec<Option<BoundSocket>>,
+    sockets_version: u64,
+    buffers: Box<ReceiveBuffers>,
+    wire: Vec<u8>,
+    /// What `wire` holds and a full socket did not take.
+    blocked: Option<Transmit>,
+    sleep: Option<Pin<Box<Sleep>>>,
+    sleep_until: Option<Instant>,
+    woken: Vec<Waker>,
+    /// Whether each packet is acknowledged before the next is looked at.
+    each_packet: bool,
+    /// Receive calls that brought something.
+    received: u64,
+    /// Turns since something was received in which nothing was sent.
+    turns_waited: u32,
+}
+
+impl Driver {
+    pub(crate) fn new(shared: Arc<Shared>, each_packet: bool) -> Self {
+        Self {
+            shared,
+            sockets: Vec::new(),
+            sockets_version: 0,
+            buffers: Box::new(ReceiveBuffers::new()),
+            wire: Vec::new(),
+            blocked: None,
+            sleep: None,
+            sleep_until: None,
+            woken: Vec::new(),
+            each_packet,
+            received: 0,
+            turns_waited: 0,
+        }
+    }
+
+    /// Takes in what the sockets have; says whether there may be more.
+    fn receive(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut more = false;
+        for index in 0..self.sockets.len() {
+            more |= self.receive_from(index, cx);
+        }
+        more
+    }
+
+    fn receive_from(&mut self, index: usize, cx: &mut Context<'_>) -> bool {
+        for _ in 0..MAX_RECEIVES {
+            let Some(Some(bound)) = self.sockets.get(index) else {
+                return false;
+            };
+            match bound.socket.poll_recv(cx, &mut self.buffers) {
+                Poll::Pending => return false,
+                Poll::Ready(Ok(count)) => {
+                    self.received += 1;
+                    self.take_in(index, count, cx);
+                }
+                // An ICMP answer to something sent earlier: the stream will notice by itself.
+                Poll::Ready(Err(error)) => tracing::trace!(%error, "receive"),
+            }
+        }
+        true
+    }
+
+    fn take_in(&mut self, index: usize, count: usize, cx: &mut Context<'_>) {
+        let Some(Some(bound)) = self.sockets.get(index) else {
+            return;
+        };
+        let now = Instant::now();
+        let mut owed = Vec::new();
+        let mut state = self.shared.lock();
+        for (from, datagram) in self.buffers.datagrams(count) {
+            let path = Path { socket: bound.id, peer: from };
+            if state.endpoint.handle_datagram(now, path, datagram) == Handled::Foreign {
+                pass_on(bound, from, datagram);
+            }
+            if self.each_packet && state.endpoint.is_urgent() {
+                let mut wire = Vec::new();
+                while let Some(transmit) = state.endpoint.poll_transmit(now, &mut wire, 1) {
+                    owed.push((transmit, std::mem::take(&mut wire)));
+                }
+            }
+        }
+        let urgent = state.endpoint.is_urgent();
+        drop(state);
+        for (transmit, wire) in owed {
+            let _ = self.send(transmit, &wire);
+        }
+        if urgent {
+            self.transmit(now, cx);
+        }
+    }
+
+    /// Sends until there is nothing to send, a socket is full, or it is others' turn; says whether
+    /// it was the last.
+    fn transmit(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        for _ in 0..MAX_SENDS {
+            let transmit = match self.blocked.take() {
+                Some(blocked) => blocked,
+                None => match self.next_transmit(now) {
+                    Some(transmit) => transmit,
+                    None => return false,
+                },
+            };
+            match self.send(transmit, &self.wire) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = Some(transmit);
+                    if !self.is_ready_again(transmit.path.socket, cx) {
+                        return false;
+                    }
+                }
+                // Too long for the path, or no route: the same as lost on the way.
+                Err(error) => tracing::trace!(%error, "send"),
+                Ok(()) => {}
+            }
+        }
+        true
+    }
+
+    fn next_transmit(&mut self, now: Instant) -> Option<Transmit> {
+        let mut state = self.shared.lock();
+        state.endpoint.poll_transmit(now, &mut self.wire, MAX_SEGMENTS)
+    }
+
+    fn send(&self, transmit: Transmit, wire: &[u8]) -> io::Result<()> {
+        let Some(bound) = self.bound(transmit.path.socket) else {
+            return Ok(());
+        };
+        bound.socket.try_send(transmit.path.peer, wire, transmit.segment_len)
+    }
+
+    fn is_ready_again(&self, socket: SocketId, cx: &mut Context<'_>) -> bool {
+        self.bound(socket).is_some_and(|bound| bound.socket.poll_send_ready(cx).is_ready())
+    }
+
+    fn bound(&self, id: SocketId) -> Option<&BoundSocket> {
+        self.sockets.get(id.0 as usize)?.as_ref()
+    }
+
+    /// Wakes those who waited for what has happened.
+    fn wake(&mut self) {
+        self.shared.lock().take_woken(&mut self.woken);
+        self.woken.drain(..).for_each(Waker::wake);
+    }
+
+    /// Arms the one timer for the next deadline; says whether that has passed already.
+    fn arm(&mut self, deadline: Option<Instant>, cx: &mut Context<'_>) -> bool {
+        let Some(deadline) = deadline else {
+            self.sleep_until = None;
+            return false;
+        };
+        if self.sleep_until != Some(deadline) {
+            self.sleep_until = Some(deadline);
+            match &mut self.sleep {
+                Some(sleep) => sleep.as_mut().reset(deadline.into()),
+                None => self.sleep = Some(Box::pin(tokio::time::sleep_until(deadline.into()))),
+            }
+        }
+        let elapsed = self.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready());
+        if elapsed {
+            self.sleep_until = None;
+        }
+        elapsed
+    }
+
+    fn follow_sockets(&mut self) {
+        let state = self.shared.lock();
+        if state.sockets_version != self.sockets_version {
+            self.sockets_version = state.sockets_version;
+            self.sockets.clone_from(&state.sockets);
+        }
+    }
+}
+
+impl Driver {
+    /// Acts on timers; says whether acknowledgements are owed that may wait for a moment.
+    fn keep_time(&mut self, now: Instant, cx: &Context<'_>) -> bool {
+        let mut state = self.shared.lock();
+        if state.endpoint.poll_timeout().is_some_and(|at| at <= now) {
+            state.endpoint.handle_timeout(now);
+        }
+        state.register_driver(cx);
+        state.endpoint.owes_acks() && !state.endpoint.is_urgent()
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let driver = &mut *self;
+        driver.follow_sockets();
+        let received = driver.received;
+        let mut more = driver.receive(cx);
+        let now = Instant::now();
+        let patient = driver.keep_time(now, cx);
+        driver.wake();
+        // Those just woken may have answers that carry the acknowledgements, and senders more
+        // packets for them to cover: let them run once before anything is sent.
+        if patient && driver.received != received && driver.turns_waited < MAX_TURNS_WAITED {
+            driver.turns_waited += 1;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        driver.turns_waited = 0;
+        more |= driver.transmit(now, cx);
+        driver.wake();
+        if driver.shared.is_abandoned() {
+            return Poll::Ready(());
+        }
+        let deadline = {
+            let mut state = driver.shared.lock();
+            state.release_sockets();
+            state.endpoint.poll_timeout()
+        };
+        driver.follow_sockets();
+        more |= driver.arm(deadline, cx);
+        if more {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Driver {
+    /// The runtime is going away, or this task panicked: nobody is to wait for it for ever.
+    fn drop(&mut self) {
+        self.shared.lock().stop();
+    }
+}
+
+fn pass_on(bound: &BoundSocket, from: SocketAddr, datagram: &[u8]) {
+    let bytes = Bytes::copy_from_slice(datagram);
+    if bound.foreign.try_send(Datagram { from, bytes }).is_err() {
+        tracing::trace!("nobody takes a datagram of another protocol");
+    }
+}
+
+/// Receive calls per socket and turn.
+const MAX_RECEIVES: usize = 16;
+/// Turns that acknowledgements may wait for answers and for packets that follow closely.
+const MAX_TURNS_WAITED: u32 = 4;
+/// Send calls per turn.
+const MAX_SENDS: usize = 64;
