@@ -104,6 +104,15 @@ fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
+/// The host under which this machine reaches what is bound to `host`.
+fn local(host: String) -> String {
+    match host.as_str() {
+        "0.0.0.0" => "127.0.0.1".to_owned(),
+        "::" => "::1".to_owned(),
+        _ => host,
+    }
+}
+
 /// One thread: the bodies pass from socket to socket without changing cores, which more threads
 /// would make a third dearer. File access has threads of its own.
 fn runtime() -> Result<Runtime, Failure> {
@@ -165,4 +174,21 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
 /// Writes a line to stdout, for commands whose output is their purpose.
 fn say(line: impl Display) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_fit_for_clap() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_bound_to_all_addresses_is_reached_on_this_host() {
+        assert_eq!(local("0.0.0.0".to_owned()), "127.0.0.1");
+        assert_eq!(local("::".to_owned()), "::1");
+        assert_eq!(local("192.0.2.1".to_owned()), "192.0.2.1");
+    }
 }

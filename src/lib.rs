@@ -74,6 +74,8 @@ pub struct Bridge {
     /// Each ends with its name.
     tasks: JoinSet<&'static str>,
     stop_http: CancellationToken,
+    /// Cancelled when HTTP is served no more.
+    http_ended: CancellationToken,
     stop: CancellationToken,
     stop_writer: CancellationToken,
 }
@@ -130,6 +132,7 @@ impl Bridge {
             announced,
             tasks: JoinSet::new(),
             stop_http: CancellationToken::new(),
+            http_ended: CancellationToken::new(),
             stop: CancellationToken::new(),
             stop_writer: CancellationToken::new(),
         };
@@ -149,7 +152,9 @@ impl Bridge {
         let router = http::router(Arc::clone(&self.service));
         let open = self.service.metrics.http_connections.clone();
         let stop = self.stop_http.clone();
+        let ended = self.http_ended.clone().drop_guard();
         self.tasks.spawn(async move {
+            let _ended = ended;
             http::serve(listener, router, open, stop).await;
             "HTTP server"
         });
@@ -218,7 +223,7 @@ impl Bridge {
     pub async fn shutdown(mut self) {
         tracing::info!("Shutting down");
         self.stop_http.cancel();
-        self.join("HTTP server").await;
+        self.http_ended.cancelled().await;
         tracing::info!("Http server shut down--now closing the bridge");
         self.stop.cancel();
         self.pool.close().await;
@@ -228,15 +233,6 @@ impl Bridge {
         self.stop_writer.cancel();
         while self.tasks.join_next().await.is_some() {}
         tracing::info!("Fully shut down");
-    }
-
-    /// Waits for the task of this name.
-    async fn join(&mut self, name: &str) {
-        while let Some(ended) = self.tasks.join_next().await {
-            if ended.is_ok_and(|ended| ended == name) {
-                return;
-            }
-        }
     }
 }
 
@@ -326,5 +322,36 @@ async fn sweep(directory: Arc<Directory>) {
     loop {
         ticks.tick().await;
         directory.expire(Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dht_prom_transport_memory::MemoryNetwork;
+
+    use super::*;
+    use crate::config::Gzip;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bridge_that_has_lost_a_part_still_stops() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = BridgeConfig {
+            shared_secret: [5; 32].into(),
+            targets: TargetsConfig {
+                path: folder.path().join("targets.json"),
+                format: registry::targets::TargetsFormat::Classic,
+            },
+            http: HttpConfig {
+                host: "127.0.0.1".to_owned(),
+                port: 0,
+                advertise: None,
+                gzip: Gzip::Auto,
+            },
+        };
+        let transport = MemoryNetwork::default().join([1; 32].into());
+        let mut bridge = Bridge::start(config, Arc::new(transport)).await.unwrap();
+        bridge.stop_http.cancel();
+        assert_eq!(bridge.failed().await, "the HTTP server task ended");
+        timeout(Duration::from_secs(60), bridge.shutdown()).await.unwrap();
     }
 }

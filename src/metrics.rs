@@ -340,4 +340,37 @@ mod tests {
             assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
         }
     }
+    #[test]
+    fn the_readme_lists_every_family_and_no_other() {
+        let readme = include_str!("../README.md");
+        let metrics = Metrics::new();
+        metrics.scraped(&"a".parse().unwrap(), ScrapeOutcome::Success);
+        let text = metrics.expose(Exposition::Text);
+        let families: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+            .map(|(family, _)| family)
+            .collect();
+        assert!(families.len() > 15, "{families:?}");
+        for family in &families {
+            assert!(readme.contains(&format!("`{family}`")), "{family} is not in README.md");
+        }
+        let names = regex_lite::Regex::new("`((?:dht_prometheus|process)_[a-z_]+)`").unwrap();
+        for found in names.captures_iter(readme) {
+            assert!(families.contains(&&found[1]), "{} is no metric", &found[1]);
+        }
+    }
+
+    #[test]
+    fn the_readme_lists_every_outcome() {
+        let readme = include_str!("../README.md");
+        let alias: Alias = "a".parse().unwrap();
+        let registrations = RegistrationOutcome::ALL.map(|outcome| outcome.labels().outcome);
+        let scrapes = ScrapeOutcome::ALL.map(|outcome| outcome.labels(&alias).outcome);
+        for outcomes in [&registrations[..], &scrapes[..]] {
+            let listed = outcomes.iter().map(|outcome| format!("`{outcome}`"));
+            let listed = listed.collect::<Vec<_>>().join(", ");
+            assert!(readme.contains(&listed), "README.md does not list {listed}");
+        }
+    }
 }

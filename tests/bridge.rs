@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -232,9 +233,11 @@ async fn a_targets_file_that_makes_no_sense_is_kept_aside() {
     stage.stop_bridge().await;
     std::fs::write(stage.targets_path(), "[{").unwrap();
     stage.start_bridge().await;
-    let kept: Vec<_> = std::fs::read_dir(stage.folder()).unwrap().map(Result::unwrap).collect();
+    let files = std::fs::read_dir(stage.folder()).unwrap().map(|entry| entry.unwrap().path());
+    let kept = |path: &PathBuf| path.to_str().unwrap().contains("targets.json.bad-");
+    let kept: Vec<_> = files.filter(kept).collect();
     let [kept] = &kept[..] else { panic!("one file, not {kept:?}") };
-    assert!(kept.file_name().to_str().unwrap().starts_with("targets.json.bad-"), "{kept:?}");
+    assert_eq!(std::fs::read_to_string(kept).unwrap(), "[{");
     let service = stage.service(1, || METRICS.into()).await;
     stage.register("web", &service).await.unwrap();
     assert_eq!(stage.get("/scrape/web/metrics").await.text(), METRICS);
@@ -243,16 +246,39 @@ async fn a_targets_file_that_makes_no_sense_is_kept_aside() {
 #[tokio::test(start_paused = true)]
 async fn a_targets_file_that_cannot_be_written_is_tried_again() {
     let stage = Stage::start().await;
+    stage.until_metric("dht_prometheus_targets_file_writes_total 1").await;
     // Not even root can replace a folder by a file.
     let blocked = stage.targets_path();
+    std::fs::remove_file(&blocked).unwrap();
     std::fs::create_dir_all(blocked.join("in the way")).unwrap();
     let service = stage.service(1, || METRICS.into()).await;
     stage.register("web", &service).await.unwrap();
     assert_eq!(stage.get("/scrape/web/metrics").await.text(), METRICS);
     stage.until(|metrics| !metrics.contains("targets_file_write_failures_total 0")).await;
     std::fs::remove_dir_all(blocked).unwrap();
-    stage.until_metric("dht_prometheus_targets_file_writes_total 1").await;
+    stage.until_metric("dht_prometheus_targets_file_writes_total 2").await;
     assert!(stage.targets_file().await.contains("web"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_targets_file_is_brought_up_to_date_at_the_start() {
+    let mut stage = Stage::start().await;
+    assert!(stage.targets_file().await.contains(r#""targets": []"#), "before anybody registered");
+    let service = stage.service(1, || METRICS.into()).await;
+    stage.register("web", &service).await.unwrap();
+    let file = stage.until_file(|file| file.contains("web")).await;
+
+    stage.stop_bridge().await;
+    std::fs::write(stage.targets_path(), file.replace('\n', "")).unwrap();
+    stage.start_bridge().await;
+    stage.until_file(|current| current == file).await;
+
+    stage.stop_bridge().await;
+    let written = std::fs::metadata(stage.targets_path()).unwrap().modified().unwrap();
+    stage.start_bridge().await;
+    stage.stop_bridge().await;
+    let now = std::fs::metadata(stage.targets_path()).unwrap().modified().unwrap();
+    assert_eq!(now, written, "a file that is as it should be is left alone");
 }
 
 #[tokio::test(start_paused = true)]

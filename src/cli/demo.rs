@@ -68,7 +68,7 @@ pub(super) fn main(matches: &ArgMatches) -> Result<(), Failure> {
         let mut started = Vec::new();
         for service in SERVICES {
             let sample = Sample::new(service);
-            started.push(sample.start(&dht.config(), &bridge, &secret, &mut tasks).await?);
+            started.extend(sample.start(&dht.config(), &bridge, &secret, &mut tasks).await?);
         }
         guide(&bridge, &targets)?;
         tasks.spawn(scrape(bridge.http_addr()));
@@ -76,9 +76,10 @@ pub(super) fn main(matches: &ArgMatches) -> Result<(), Failure> {
         say("\nStopping ...")?;
         tasks.shutdown().await;
         for transport in started {
-            transport.shutdown().await;
+            tasks.spawn(async move { transport.shutdown().await });
         }
         bridge.shutdown().await;
+        tasks.join_all().await;
         say("Stopped.")?;
         Ok(())
     })
@@ -87,27 +88,32 @@ pub(super) fn main(matches: &ArgMatches) -> Result<(), Failure> {
 /// Says what there is to see.
 fn guide(bridge: &Bridge, targets: &TargetsConfig) -> Result<(), Failure> {
     let (url, key) = (format!("http://{}", bridge.http_addr()), bridge.public_key());
-    let file = targets.path.display();
     let relabel = match targets.format {
         TargetsFormat::Classic => "needs the relabel rules of prometheus/prometheus.yml",
         TargetsFormat::Labels => "needs no relabel rules",
     };
+    let row = |path: &str, what: &str| (format!("{url}{path}"), what.to_owned());
+    let mut rows = vec![
+        row("/", "what the bridge offers"),
+        row("/targets", "the targets, for Prometheus' HTTP service discovery"),
+        row("/metrics", "the bridge's own metrics"),
+    ];
+    for service in SERVICES {
+        rows.push(row(&scrape_path(service), "a service's metrics, fetched over the DHT"));
+    }
+    let file = format!("the targets as a file; {relabel}");
+    rows.push((targets.path.display().to_string(), file));
     say(format_args!(
         "
 The bridge is {key}
 and the services, which know that key and the shared secret, have registered with it.
-
-  {url}/                       what the bridge offers
-  {url}/targets                the targets, for Prometheus' HTTP service discovery
-  {url}/metrics                the bridge's own metrics"
+"
     ))?;
-    for service in SERVICES {
-        say(format_args!(
-            "  {url}/scrape/{service}/metrics     a service's metrics, fetched over the DHT"
-        ))?;
+    let width = rows.iter().map(|(place, _)| place.len()).max().unwrap_or_default();
+    for (place, what) in rows {
+        say(format_args!("  {place:<width$}  {what}"))?;
     }
-    say(format_args!("  {file}   the same targets as a file; {relabel}\n"))?;
-    say("Scraping every 5 seconds, as Prometheus would; Ctrl-C stops.\n")?;
+    say("\nScraping every 5 seconds, as Prometheus would; Ctrl-C stops.\n")?;
     Ok(())
 }
 
@@ -117,20 +123,28 @@ async fn scrape(bridge: SocketAddr) {
     loop {
         ticks.tick().await;
         for service in SERVICES {
-            let path = format!("/scrape/{service}/metrics");
+            let path = scrape_path(service);
             let began = Instant::now();
-            let line = match fetch::get(bridge, &path).await {
+            let outcome = match fetch::get(bridge, &path).await {
                 Ok((status, body)) => {
                     let (bytes, took) = (body.len(), began.elapsed().as_secs_f64() * 1_000.0);
-                    format!("prometheus   GET {path}  {status}, {bytes} bytes, {took:.1} ms")
+                    format!("{status}, {bytes} bytes, {took:.1} ms")
                 }
-                Err(error) => format!("prometheus   GET {path}  failed: {error}"),
+                Err(error) => format!("failed: {error}"),
             };
             // Nobody watches if stdout is gone.
-            let _ = say(line);
+            let _ = say(format_args!("prometheus   GET {path:<PATH_WIDTH$}  {outcome}"));
         }
     }
 }
+
+/// Where Prometheus scrapes a service.
+fn scrape_path(service: &str) -> String {
+    format!("/scrape/{service}/metrics")
+}
+
+/// The longest such path.
+const PATH_WIDTH: usize = "/scrape/worker/metrics".len();
 
 /// A service that somebody might want to watch.
 #[derive(Debug)]
@@ -145,14 +159,15 @@ impl Sample {
         Self { name, started: Instant::now(), scrapes: AtomicU64::new(0) }
     }
 
-    /// Serves its metrics to `bridge` and registers with it. Returns what it runs on.
+    /// Serves its metrics to `bridge` and registers with it. Returns what it runs on: a place in the
+    /// DHT that went now would be asked in vain for a while by those who start next.
     async fn start(
         self,
         dht: &DhtConfig,
         bridge: &Bridge,
         secret: &SharedSecret,
         tasks: &mut JoinSet<()>,
-    ) -> Result<Arc<dyn Transport>, Failure> {
+    ) -> Result<[Arc<dyn Transport>; 2], Failure> {
         let name = self.name;
         let serving = transport::open(dht.clone(), Seed::random());
         let server = timeout(PATIENCE, MetricsServer::listen(&*serving, bridge.public_key()));
@@ -162,8 +177,7 @@ impl Sample {
         let registering = transport::open(dht.clone(), Seed::random());
         let registered = timeout(PATIENCE, register(&*registering, bridge.public_key(), &request));
         registered.await.map_err(|_| "a service could not register")??;
-        registering.shutdown().await;
-        Ok(serving)
+        Ok([serving, registering])
     }
 
     /// Metrics that move, and a line for whoever watches.
@@ -172,7 +186,7 @@ impl Sample {
         let scrapes = self.scrapes.fetch_add(1, Ordering::Relaxed) + 1;
         let uptime = started.elapsed().as_secs_f64();
         // Nobody watches if stdout is gone.
-        let _ = say(format_args!("{name:<12} was asked for its metrics, for the {scrapes}. time"));
+        let _ = say(format_args!("{name:<12} answers scrape {scrapes}"));
         format!(
             "# HELP sample_scrapes_total Times this service was scraped.\n\
              # TYPE sample_scrapes_total counter\n\

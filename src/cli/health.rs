@@ -6,7 +6,7 @@ use clap::{ArgMatches, Command};
 use dht_prometheus::config;
 use tokio::{net::lookup_host, time::timeout};
 
-use super::{Failure, fetch, layers, runtime, settings};
+use super::{Failure, fetch, layers, local, runtime, settings};
 
 /// How long the answer may take.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -21,7 +21,7 @@ pub(super) fn main(matches: &ArgMatches) -> Result<(), Failure> {
     if http.port == 0 {
         return Err("DHT_PROM_HTTP_PORT must be set to a fixed port".into());
     }
-    let host = if http.host == "0.0.0.0" { "127.0.0.1".to_owned() } else { http.host };
+    let host = local(http.host);
     runtime()?.block_on(async {
         let check = async {
             let mut addresses = lookup_host((host.as_str(), http.port)).await?;

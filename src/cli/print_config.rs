@@ -8,7 +8,7 @@ use dht_prometheus::{
     registry::targets::TargetsFormat,
 };
 
-use super::{Failure, layers, say, settings};
+use super::{Failure, layers, local, say, settings};
 
 pub(super) fn command() -> Command {
     let http_sd = Arg::new("http-sd").long("http-sd").action(ArgAction::SetTrue);
@@ -48,12 +48,8 @@ fn bridge_address(http: HttpConfig) -> Result<String, Failure> {
                 .into(),
         );
     }
-    let host = match http.host.as_str() {
-        "0.0.0.0" | "::" => "127.0.0.1".to_owned(),
-        host if host.contains(':') => format!("[{host}]"),
-        host => host.to_owned(),
-    };
-    Ok(format!("{host}:{}", http.port))
+    let (host, port) = (local(http.host), http.port);
+    Ok(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
 }
 
 fn own_job(bridge: &str) -> String {

@@ -167,3 +167,70 @@ fn variables_that_change_nothing_are_named() {
     assert_eq!(lines, [expected]);
     assert!(Layers::ignored(&|_: &str| None).is_empty());
 }
+
+const README: &str = include_str!("../../README.md");
+
+/// A setting as README.md's table has it.
+fn row(knob: Knob) -> String {
+    let Spec { name, accepts, default, help, secret, .. } = knob.spec();
+    let (variable, flag) = (knob.variable(PREFIXES[0]), knob.flag());
+    let (flag, key) =
+        if secret { Default::default() } else { (format!("`--{flag}`"), format!("`{name}`")) };
+    format!("| `{variable}` | {flag} | {key} | {accepts} | {default} | {help} |")
+}
+
+#[test]
+fn the_readme_lists_every_setting_in_its_order() {
+    let table = Knob::ALL.map(row).join("\n");
+    assert!(README.contains(&format!("|\n{table}\n\n")), "README.md's table should be\n{table}");
+}
+
+#[test]
+fn the_readme_names_no_variable_that_is_none() {
+    // Of tests, and of the Node bridges alone.
+    let others = ["INTEROP", "TEST_BRIDGE", "EXPOSE_REPL_SWARM", "FORCE_FLUSH"].map(str::to_owned);
+    let names = Knob::ALL.map(|knob| knob.variable(""));
+    let variables = regex_lite::Regex::new("DHT_PROM_([A-Z_]+)").unwrap();
+    for found in variables.captures_iter(README) {
+        let name = found[1].to_owned();
+        assert!(names.contains(&name) || others.contains(&name), "{name} is no setting");
+    }
+}
+
+#[test]
+fn the_readme_names_no_flag_that_is_none() {
+    let others = ["--config", "--http-sd"];
+    let flags = Knob::ALL.map(|knob| format!("--{}", knob.flag()));
+    for line in
+        README.lines().filter(|line| line.contains("print-config") || line.contains("| `DHT"))
+    {
+        for word in line.split(['`', ' ']).filter(|word| word.starts_with("--") && word.len() > 2) {
+            let known = others.contains(&word) || flags.contains(&word.to_owned());
+            assert!(known, "{word} is no flag");
+        }
+    }
+}
+
+#[test]
+fn the_readme_names_the_compiler_that_is_needed() {
+    let version = concat!(" ", env!("CARGO_PKG_RUST_VERSION"), " or later");
+    assert!(README.contains(version), "README.md does not say {version}");
+}
+
+#[test]
+fn the_readme_has_a_sample_file_that_works() {
+    let (_, sample) = README.split_once("```toml\n").unwrap();
+    let (sample, _) = sample.split_once("```").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let sample = sample.replace("/etc/dht-prometheus", folder.path().to_str().unwrap());
+    for file in ["shared-secret", "seed"] {
+        assert!(sample.contains(file), "the sample names no {file}");
+        fs::write(folder.path().join(file), SECRET).unwrap();
+    }
+    let path = folder.path().join("bridge.toml");
+    fs::write(&path, sample).unwrap();
+    let mut layers = Layers::default();
+    layers.add_file(&path).unwrap();
+    let config = Config::from_layers(&layers).unwrap();
+    assert_eq!((config.http.port, config.dht.port), (30_000, 49_737));
+}

@@ -237,6 +237,11 @@ impl TargetsFile {
         }
     }
 
+    /// Whether the file is there and holds `json`.
+    pub fn holds(&self, json: &[u8]) -> bool {
+        self.read().is_ok_and(|held| held == json)
+    }
+
     fn read(&self) -> io::Result<Vec<u8>> {
         let bytes = fs::metadata(&self.path)?.len();
         if bytes > MAX_FILE_BYTES {

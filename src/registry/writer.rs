@@ -41,8 +41,12 @@ impl Writer {
     }
 
     /// Runs until `stop`, and writes a last time then if anything is unwritten.
+    ///
+    /// Writes at once if the file is not as it should be: format or address may be others than they
+    /// were, Prometheus watches a folder only if it finds it, and an operator wants to hear of a
+    /// folder that cannot be written before the first service comes.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut dirty = false;
+        let mut dirty = !self.is_current().await && !self.write().await;
         let mut waits = waits();
         loop {
             let wait = async {
@@ -66,6 +70,13 @@ impl Writer {
         if dirty || self.changes.has_changed().unwrap_or(true) {
             self.write().await;
         }
+    }
+
+    /// Whether the file holds what [`Writer::write`] would write.
+    async fn is_current(&self) -> bool {
+        let json = self.directory.render(self.format, &self.bridge);
+        let file = self.file.clone();
+        tokio::task::spawn_blocking(move || file.holds(&json)).await.unwrap_or(false)
     }
 
     /// Writes once; false when that failed. The work is done on a thread that may block.

@@ -8,7 +8,7 @@ use std::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::Process;
+use crate::{Process, poll};
 
 /// A HyperDHT network on 127.0.0.1, for one test.
 #[derive(Debug)]
@@ -161,9 +161,18 @@ impl Client {
         event["error"].as_str().expect("`error` is text").to_owned()
     }
 
-    /// How many scrapes `alias` has answered so far.
-    #[must_use]
-    pub fn scrapes(&self, alias: &str) -> usize {
+    /// Waits until `alias` has answered so many scrapes. Its line may come after the bridge's answer.
+    ///
+    /// # Panics
+    /// When it answers fewer or more.
+    pub fn expect_scrapes(&self, alias: &str, scrapes: usize) {
+        poll(&format!("scrape {scrapes} of {alias}"), || match self.scrapes(alias) {
+            seen if seen == scrapes => Ok(()),
+            seen => Err(format!("it has answered {seen}")),
+        });
+    }
+
+    fn scrapes(&self, alias: &str) -> usize {
         let lines = self.process.stdout().all();
         let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         events
