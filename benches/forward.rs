@@ -40,6 +40,8 @@ use dht_prometheus::{
     registry::{Target, targets::TargetsFormat},
 };
 use load::{Load, Order};
+use mimalloc::MiMalloc;
+use procfs::WithCurrentSystemInfo as _;
 use protomux::{Limits, Mux, Protocol, Reply, RpcFault, RpcHandler};
 use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
@@ -48,6 +50,10 @@ use tokio_util::sync::CancellationToken;
 
 #[path = "forward/load.rs"]
 mod load;
+
+/// As in the daemon.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Body sizes, and the requests of one round.
 const BODIES: [(&str, usize, usize); 4] = [
@@ -72,6 +78,9 @@ fn main() {
     let quick = has("--quick") || !has("--bench");
     let (rounds, part) = if quick { (3, 20) } else { (15, 1) };
     let mut load = Load::start();
+    let idle = Served::start(1, 0);
+    println!("Idle, a bridge with one target on the memory transport: {:.1} MB\n", resident_mb());
+    drop(idle);
     println!(
         "CPU and wall time per request in us, medians of {rounds} rounds\n\n\
          {:>7} {:>7} | {:>8} {:>8} | {:>8} {:>8} | {:>8} {:>6} {:>8} | {:>8} {:>6}",
@@ -156,6 +165,12 @@ impl Cost {
 /// User and system time of this process.
 fn cpu() -> Duration {
     clock_gettime(ClockId::ProcessCPUTime).try_into().unwrap()
+}
+
+/// Resident memory of this process in MB.
+fn resident_mb() -> f64 {
+    let process = procfs::process::Process::myself().unwrap();
+    process.stat().unwrap().rss_bytes().get() as f64 / 1e6
 }
 
 /// Both sides, served by one thread until it is dropped.
