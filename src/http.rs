@@ -1,6 +1,7 @@
 //! What Prometheus and operators ask the bridge.
 
 use std::{
+    convert::Infallible,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
@@ -11,6 +12,7 @@ use std::{
 
 use axum::{
     Router,
+    body::Body,
     extract::{Path, Request, State, rejection::PathRejection},
     http::{
         Extensions, HeaderMap, HeaderValue, Method, StatusCode, Uri, Version,
@@ -20,7 +22,11 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::get,
 };
-use tower_http::{CompressionLevel, compression::CompressionLayer};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_http::{
+    CompressionLevel,
+    compression::{CompressionLayer, Predicate},
+};
 use tracing::Level;
 
 use crate::{
@@ -111,30 +117,27 @@ impl Connection {
 
 /// Every route. Requests need a [`Connection`] among their extensions to be known as local.
 pub fn router(service: Arc<Service>) -> Router {
-    let gzip = service.gzip;
-    let compression = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(
-        move |_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions| match gzip {
-            Gzip::Always => true,
-            Gzip::Never => false,
-            Gzip::Auto => extensions.get::<LeaveAsIs>().is_none(),
-        },
-    );
-    Router::new()
-        .route("/scrape/{alias}/metrics", get(scrape))
+    let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/targets", get(targets))
         .route("/-/healthy", get(async || "Healthy\n"))
         .route("/-/ready", get(ready))
         .route("/", get(landing))
         .fallback(not_found)
-        .method_not_allowed_fallback(not_found)
-        .with_state(service)
-        .layer(compression)
+        .method_not_allowed_fallback(not_found);
+    let router = match service.gzip {
+        Gzip::Always | Gzip::Auto => router.layer(compression()),
+        Gzip::Never => router,
+    };
+    // Outside of that layer, which costs time even where it leaves the answer as it is.
+    router.route("/scrape/{alias}/metrics", get(scrape)).with_state(service)
 }
 
-/// Marks an answer that is not worth compressing.
-#[derive(Debug, Clone, Copy)]
-struct LeaveAsIs;
+/// Compresses answers for those who ask for it, whatever they are.
+fn compression() -> CompressionLayer<impl Predicate> {
+    let all = |_: StatusCode, _: Version, _: &HeaderMap, _: &Extensions| true;
+    CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(all)
+}
 
 async fn scrape(
     State(service): State<Arc<Service>>,
@@ -143,12 +146,26 @@ async fn scrape(
 ) -> Response {
     // What is not even text is nobody's alias.
     let alias = alias.map_or_else(|_| String::new(), |Path(alias)| alias);
-    let scraped = service.scraper.scrape(&alias, limit(request.headers())).await;
-    let mut response = respond::scrape(scraped);
-    if request.extensions().get::<Connection>().is_some_and(|connection| connection.is_local()) {
-        response.extensions_mut().insert(LeaveAsIs);
+    let limit = limit(request.headers());
+    let is_worth_compressing = is_worth_compressing(service.gzip, &request);
+    let forward = async || respond::scrape(service.scraper.scrape(&alias, limit).await);
+    if !is_worth_compressing {
+        return forward().await;
     }
-    response
+    let forward = service_fn(|_: Request| async { Ok::<_, Infallible>(forward().await) });
+    match compression().layer(forward).oneshot(request).await {
+        Ok(response) => response.map(Body::new),
+        Err(never) => match never {},
+    }
+}
+
+fn is_worth_compressing(gzip: Gzip, request: &Request) -> bool {
+    let connection = request.extensions().get::<Connection>();
+    match gzip {
+        Gzip::Always => true,
+        Gzip::Never => false,
+        Gzip::Auto => !connection.is_some_and(|connection| connection.is_local()),
+    }
 }
 
 /// How long a scrape may take: a little less than Prometheus waits.

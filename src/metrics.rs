@@ -1,10 +1,13 @@
 //! What the bridge says about itself.
 
-use std::sync::Arc;
+use std::{
+    fmt::{self, Write},
+    sync::Arc,
+};
 
 use dht_prom_transport::{ErrorKind, Meter, Role};
 use prometheus_client::{
-    encoding::EncodeLabelSet,
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
     metrics::{
         counter::Counter,
         family::Family,
@@ -112,7 +115,7 @@ impl ScrapeOutcome {
             Self::Unreachable => "unreachable",
             Self::Broken => "broken",
         };
-        ScrapeLabels { alias: alias.to_string(), outcome }
+        ScrapeLabels { alias: alias.clone(), outcome }
     }
 }
 
@@ -123,8 +126,14 @@ struct Outcome {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ScrapeLabels {
-    alias: String,
+    alias: Alias,
     outcome: &'static str,
+}
+
+impl EncodeLabelValue for Alias {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        encoder.write_str(self.as_str())
+    }
 }
 
 impl Metrics {
