@@ -112,10 +112,14 @@ fn apt_get(args: &[&str]) -> Command {
     command
 }
 
-fn tools(root: &Path) -> PathBuf {
+/// Where cargo puts what it builds.
+pub(crate) fn target(root: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| root.join("target"), |target| root.join(target))
-        .join("test-tools")
+}
+
+fn tools(root: &Path) -> PathBuf {
+    target(root).join("test-tools")
 }
 
 fn bin(tools: &Path) -> PathBuf {
