@@ -29,8 +29,8 @@ Both sides get the same Node clients (dht-prom-client 2.1.0, all of a measuremen
 process) on the same local DHT, the same load, and the default log level; who goes first changes
 with every round. Each measurement starts its own bridge and clients.
 
-  CPU per scrape  utime + stime of the bridge process over a fixed count of scrapes, after a tenth
-                  of them as warm-up; the kernel counts in ticks of 10 ms
+  CPU per scrape  utime + stime of the bridge process over a fixed count of scrapes, after a
+                  warm-up of a fifth of a full round; the kernel counts in ticks of 10 ms
   rate, p50, p99  as the load generator sees them; on a small machine it, the clients and the bridge
                   share the processors, which flatters the slower side
   resident memory of the bridge process, in 10^6 bytes
