@@ -26,8 +26,8 @@ Usage: cargo xtask compare [OPTIONS]
 Measures the Node bridge (hyperdht-prometheus-bridge 2.1.1, pinned in xtask/compare) and ours
 (built here with --release) side by side, and prints one table with the median of three rounds.
 Both sides get the same Node clients (dht-prom-client 2.1.0, all of a measurement in one Node
-process) on the same local DHT, the same load, and the default log level; who goes first changes
-with every round. Each measurement starts its own bridge and clients.
+process), the same load, and the default log level; who goes first changes with every round. Each
+measurement starts its own local DHT of Node nodes, bridge and clients.
 
   CPU per scrape  utime + stime of the bridge process over a fixed count of scrapes, after a
                   warm-up of a fifth of a full round; the kernel counts in ticks of 10 ms

@@ -1,11 +1,14 @@
 //! What is measured: each case starts a bridge, does one thing with it, and gives its rows.
+//!
+//! Every measurement has a DHT of its own: nodes that ended without a word linger in the routing
+//! tables of the others, and would slow whoever comes next.
 
 use std::{
     fmt,
     time::{Duration, Instant},
 };
 
-use dht_prom_test_support::Bridge;
+use dht_prom_test_support::{Bridge, Testnet};
 
 use super::{
     lab::{self, Lab, Side},
@@ -97,8 +100,9 @@ fn under_load(
     (clients, connections): (usize, usize),
     body_bytes: usize,
 ) -> Result<Vec<f64>, String> {
-    let bridge = lab.bridge(side);
-    let running = lab.clients(&bridge, clients, body_bytes);
+    let testnet = Testnet::start();
+    let bridge = lab.bridge(&testnet, side);
+    let running = lab.clients(&testnet, &bridge, clients, body_bytes);
     running.expect_all_registered(clients);
     let urls = lab::urls(&bridge, clients);
     let usage = usage(&bridge)?;
@@ -121,10 +125,11 @@ fn under_load(
 }
 
 fn memory(lab: &Lab, side: Side) -> Result<Vec<f64>, String> {
-    let bridge = lab.bridge(side);
+    let testnet = Testnet::start();
+    let bridge = lab.bridge(&testnet, side);
     let usage = usage(&bridge)?;
     let idle = usage.resident_bytes()?;
-    let running = lab.clients(&bridge, MANY, BODY);
+    let running = lab.clients(&testnet, &bridge, MANY, BODY);
     running.expect_all_registered(MANY);
     scrape_each_once(&bridge, MANY)?;
     let busy = usage.resident_bytes()?;
@@ -132,8 +137,9 @@ fn memory(lab: &Lab, side: Side) -> Result<Vec<f64>, String> {
 }
 
 fn registration(lab: &Lab, side: Side) -> Result<Vec<f64>, String> {
-    let bridge = lab.bridge(side);
-    let running = lab.clients(&bridge, HUNDRED, BODY);
+    let testnet = Testnet::start();
+    let bridge = lab.bridge(&testnet, side);
+    let running = lab.clients(&testnet, &bridge, HUNDRED, BODY);
     running.expect_starting();
     let begin = Instant::now();
     running.expect_all_registered(HUNDRED);
@@ -145,8 +151,9 @@ fn registration(lab: &Lab, side: Side) -> Result<Vec<f64>, String> {
 fn cold_start(lab: &Lab, side: Side) -> Vec<f64> {
     let mut times: Vec<f64> = (0..STARTS)
         .map(|_| {
+            let testnet = Testnet::start();
             let begin = Instant::now();
-            let _bridge = lab.bridge(side);
+            let _bridge = lab.bridge(&testnet, side);
             begin.elapsed().as_secs_f64()
         })
         .collect();

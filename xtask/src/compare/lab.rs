@@ -1,4 +1,4 @@
-//! The local DHT, both bridges, and clients with bodies of a given size.
+//! Local DHTs, both bridges, and clients with bodies of a given size.
 
 use std::{cell::Cell, fmt, path::Path};
 
@@ -32,7 +32,6 @@ impl fmt::Display for Side {
 pub(crate) struct Lab {
     /// Whether a tenth of the scrapes is enough.
     pub(crate) quick: bool,
-    testnet: Testnet,
     folder: TempDir,
     node: Subject,
     ours: Subject,
@@ -40,15 +39,14 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// Starts the DHT. Panics when Node or its packages are missing, as all here does when
-    /// something does not come up.
+    /// Finds both bridges. Panics when the Node packages are missing, as all here does when something
+    /// does not come up.
     pub(crate) fn open(root: &Path, quick: bool) -> Self {
         let script = root.join("xtask/compare/node_modules/hyperdht-prometheus-bridge/run.js");
         assert!(script.is_file(), "{} is missing: `npm ci` brings it", script.display());
         let binary = crate::install::target(root).join("release/dht-prometheus");
         Self {
             quick,
-            testnet: Testnet::start(),
             folder: TempDir::new().expect("a temporary folder can be made"),
             node: Subject::foreign(vec!["node".to_owned(), script.display().to_string()]),
             ours: Subject::own(&binary.display().to_string()),
@@ -56,8 +54,8 @@ impl Lab {
         }
     }
 
-    /// Starts a bridge that nothing on the DHT remembers, and waits until it is announced.
-    pub(crate) fn bridge(&self, side: Side) -> Bridge {
+    /// Starts a bridge that has no targets yet, and waits until it is announced.
+    pub(crate) fn bridge(&self, testnet: &Testnet, side: Side) -> Bridge {
         let number = self.started.get();
         self.started.set(number + 1);
         let subject = match side {
@@ -67,15 +65,20 @@ impl Lab {
         let settings = BridgeSettings {
             targets: self.folder.path().join(format!("targets-{number}.json")),
             secret: SECRET.repeat(32),
-            seed: format!("{number:064x}"),
             log_level: "info".to_owned(),
-            ..BridgeSettings::new(subject, &self.testnet, self.folder.path())
+            ..BridgeSettings::new(subject, testnet, self.folder.path())
         };
         settings.start()
     }
 
     /// Starts `count` clients of `bridge`, all in one Node process, that answer bodies of this size.
-    pub(crate) fn clients(&self, bridge: &Bridge, count: usize, body_bytes: usize) -> Client {
+    pub(crate) fn clients(
+        &self,
+        testnet: &Testnet,
+        bridge: &Bridge,
+        count: usize,
+        body_bytes: usize,
+    ) -> Client {
         let path = self.folder.path().join(format!("body-{body_bytes}"));
         std::fs::write(&path, exposition(body_bytes)).expect("the folder can be written");
         let spec = |index| ClientSpec {
@@ -84,7 +87,7 @@ impl Lab {
             ..ClientSpec::new(Generation::Two, &alias(index))
         };
         let specs: Vec<_> = (0..count).map(spec).collect();
-        Client::start(&self.testnet, bridge.public_key(), &SECRET.repeat(32), &specs)
+        Client::start(testnet, bridge.public_key(), &SECRET.repeat(32), &specs)
     }
 }
 
