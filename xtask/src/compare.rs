@@ -30,7 +30,7 @@ process), the same load, and the default log level; who goes first changes with 
 measurement starts its own local DHT of Node nodes, bridge and clients.
 
   CPU per scrape  utime + stime of the bridge process over a fixed count of scrapes, after a
-                  warm-up of a fifth of a full round; the kernel counts in ticks of 10 ms
+                  warm-up of half a full round; the kernel counts in ticks of 10 ms
   rate, p50, p99  as the load generator sees them; on a small machine it, the clients and the bridge
                   share the processors, which flatters the slower side
   resident memory of the bridge process, in 10^6 bytes

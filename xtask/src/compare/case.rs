@@ -185,9 +185,9 @@ pub(crate) const LARGEST_BODY: usize = 8 << 20;
 /// Enough scrapes for many clock ticks of CPU, few enough for seconds.
 const BYTES_PER_ROUND: usize = 400 << 20;
 
-/// The share of a full round's scrapes that come before the count, in a quick round too: until
-/// Node has compiled what is hot, a scrape costs it several times as much.
-const WARM_UP: usize = 5;
+/// One in so many of a full round's scrapes is done once more before the count, in a quick round
+/// too: until Node has compiled what is hot, a scrape costs it several times as much.
+const WARM_UP: usize = 2;
 
 const SINGLE_CONNECTIONS: usize = 8;
 const CROWD: usize = 50;
