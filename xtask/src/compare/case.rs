@@ -185,8 +185,8 @@ pub(crate) const LARGEST_BODY: usize = 8 << 20;
 /// Enough scrapes for many clock ticks of CPU, few enough for seconds.
 const BYTES_PER_ROUND: usize = 400 << 20;
 
-/// One in so many of a full round's scrapes is done once more before the count, in a quick round
-/// too: until Node has compiled what is hot, a scrape costs it several times as much.
+/// By how much the warm-up is shorter than a full round. A quick round has the same: until Node has
+/// compiled what is hot, a scrape costs it several times as much.
 const WARM_UP: usize = 2;
 
 const SINGLE_CONNECTIONS: usize = 8;
