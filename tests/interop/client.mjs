@@ -10,13 +10,15 @@
 //     generation  1 (dht-prom-client 1.1.1) or 2 (2.1.0)
 //     alias, service, hostname
 //     seed        optional, 64 hex: the key pair that serves the metrics; random without it
+//     quiet       optional, true: no metrics-request events, for many scrapes
 //     metrics     { kind: 'file', path } answers the bytes of a file
 //                 { kind: 'process' } answers prom-client's default metrics of this process
 //                 { kind: 'failing' } throws
 // Keys and secrets are hex or z-base-32.
 //
-// Prints one JSON line per event (listening, registered, register-failed, metrics-request,
-// firewall-block), each with the alias it belongs to, and runs until stdin closes.
+// Prints {"event":"starting"} once the packages are loaded, then one JSON line per event (listening,
+// registered, register-failed, metrics-request, firewall-block), each with the alias it belongs to,
+// and runs until stdin closes.
 import { readFileSync } from 'node:fs'
 import HyperDHT from 'hyperdht'
 import Generation1 from 'dht-prom-client-v1'
@@ -28,10 +30,11 @@ const GENERATIONS = { 1: Generation1, 2: Generation2 }
 
 endWithStdin()
 const settings = JSON.parse(process.argv[2])
+report('starting')
 const running = settings.clients.map(start)
 await Promise.all(running)
 
-async function start ({ generation, alias, service, hostname, seed, metrics }) {
+async function start ({ generation, alias, service, hostname, seed, quiet, metrics }) {
   const Client = GENERATIONS[generation]
   const dht = new HyperDHT({ bootstrap: settings.bootstrap, host: '127.0.0.1' })
   const keyPair = HyperDHT.keyPair(seed && Buffer.from(seed, 'hex'))
@@ -41,7 +44,7 @@ async function start ({ generation, alias, service, hostname, seed, metrics }) {
   const tell = (event, fields) => report(event, { alias, ...fields })
   client.on('register-alias-success', ({ updated }) => tell('registered', { updated }))
   client.on('register-alias-error', (error) => tell('register-failed', { error: describe(error) }))
-  client.on('metrics-request', () => tell('metrics-request'))
+  if (!quiet) client.on('metrics-request', () => tell('metrics-request'))
   client.on('firewall-block', () => tell('firewall-block'))
   // A peer that goes away is an event of every day for a client, and none of ours.
   client.on('connection-error', () => {})

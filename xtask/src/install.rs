@@ -11,9 +11,7 @@ use crate::{Failure, step};
 
 /// Installs what is missing; gives a folder to put before PATH when Prometheus came from here.
 pub(crate) fn missing(root: &Path) -> Result<Option<PathBuf>, Failure> {
-    for project in NPM_PROJECTS {
-        install_packages(&root.join(project))?;
-    }
+    packages(root, &TEST_PROJECTS)?;
     if answers("prometheus", &["--version"]) && answers("promtool", &["--version"]) {
         return Ok(None);
     }
@@ -22,6 +20,11 @@ pub(crate) fn missing(root: &Path) -> Result<Option<PathBuf>, Failure> {
         unpack_prometheus(&tools)?;
     }
     Ok(Some(bin(&tools)))
+}
+
+/// Installs the npm packages of these folders, as their lock files have them.
+pub(crate) fn packages(root: &Path, projects: &[&str]) -> Result<(), Failure> {
+    projects.iter().try_for_each(|project| install_packages(&root.join(project)))
 }
 
 /// The folder to put before PATH when an earlier run has unpacked Prometheus there.
@@ -55,7 +58,7 @@ fn install_packages(project: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     if !answers("npm", &["--version"]) {
-        return Err("the interop tests need Node 20 or later with npm (Debian: `apt-get install \
+        return Err("this needs Node 20 or later with npm (Debian: `apt-get install \
                     nodejs npm`); `cargo test --workspace` runs those that need Rust alone"
             .to_owned()
             .into());
@@ -109,18 +112,22 @@ fn apt_get(args: &[&str]) -> Command {
     command
 }
 
-fn tools(root: &Path) -> PathBuf {
+/// Where cargo puts what it builds.
+pub(crate) fn target(root: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| root.join("target"), |target| root.join(target))
-        .join("test-tools")
+}
+
+fn tools(root: &Path) -> PathBuf {
+    target(root).join("test-tools")
 }
 
 fn bin(tools: &Path) -> PathBuf {
     tools.join("prometheus/usr/bin")
 }
 
-/// The npm projects with a committed lock file; one that does not exist is passed over.
-const NPM_PROJECTS: [&str; 2] = ["tests/interop", "transports/hyperdht/tests/interop"];
+/// The tests' npm projects with a committed lock file; one that does not exist is passed over.
+const TEST_PROJECTS: [&str; 2] = ["tests/interop", "transports/hyperdht/tests/interop"];
 
 const NO_PROMETHEUS: &str = "\
 the interop tests need Prometheus 2.42 or later with promtool in PATH, and it could not be fetched \

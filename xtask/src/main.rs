@@ -1,4 +1,4 @@
-//! `cargo xtask`: installs what the project's checks need, then runs them.
+//! `cargo xtask`: installs what the project's checks and comparisons need, then runs them.
 //!
 //! Each step is a command that is printed before it runs; the first that fails ends the run with
 //! its exit code.
@@ -8,15 +8,17 @@ use std::{
     process::{Command, ExitCode},
 };
 
+mod compare;
 mod install;
 
 const HELP: &str = "\
 Usage: cargo xtask <COMMAND> [OPTIONS] [-- <ARGUMENTS OF cargo test>]
 
 Commands:
-  test   Installs what the tests need and is missing, then runs all of them, those with the Node
-         clients and a real Prometheus included
-  ci     Formatting, lints, documentation, `cargo deny` where it is installed, then `test`
+  test     Installs what the tests need and is missing, then runs all of them, those with the Node
+           clients and a real Prometheus included
+  ci       Formatting, lints, documentation, `cargo deny` where it is installed, then `test`
+  compare  Measures the Node bridge and ours side by side (`cargo xtask compare --help`)
 
 Options:
   --no-install   Install nothing; what is missing fails the test that needs it
@@ -55,22 +57,30 @@ fn run(mut words: Vec<std::ffi::OsString>) -> Result<(), Failure> {
     let help = arguments.contains(["-h", "--help"]);
     let install = !arguments.contains("--no-install");
     let command = arguments.subcommand().map_err(|error| usage(&error.to_string()))?;
+    let comparison = match command.as_deref() {
+        Some("compare") => Some(compare::Options::parse(&mut arguments).map_err(|e| usage(&e))?),
+        _ => None,
+    };
     let rest = arguments.finish();
     if let Some(unknown) = rest.first() {
         return Err(usage(&format!("unknown argument {}", unknown.display())));
     }
-    match command.as_deref() {
-        _ if help => {
-            #[expect(clippy::print_stdout, reason = "the help was asked for")]
-            {
-                print!("{HELP}");
-            }
-            Ok(())
-        }
-        Some("test") => test(install, &for_cargo),
-        Some("ci") => ci(install, &for_cargo),
-        Some(other) => Err(usage(&format!("unknown command {other}"))),
-        None => Err(usage("a command is missing")),
+    match (command.as_deref(), comparison) {
+        (_, Some(_)) if help => print_help(compare::HELP),
+        _ if help => print_help(HELP),
+        (_, Some(options)) => return compare::run(&options, install, &root()),
+        (Some("test"), _) => return test(install, &for_cargo),
+        (Some("ci"), _) => return ci(install, &for_cargo),
+        (Some(other), _) => return Err(usage(&format!("unknown command {other}"))),
+        (None, _) => return Err(usage("a command is missing")),
+    }
+    Ok(())
+}
+
+fn print_help(text: &str) {
+    #[expect(clippy::print_stdout, reason = "the help was asked for")]
+    {
+        print!("{text}");
     }
 }
 

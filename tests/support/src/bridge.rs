@@ -26,8 +26,20 @@ impl Subject {
                 command: line.split_whitespace().map(str::to_owned).collect(),
                 foreign: true,
             },
-            Err(_) => Self { command: vec![own.to_owned()], foreign: false },
+            Err(_) => Self::own(own),
         }
+    }
+
+    /// The binary at `path`, whatever `DHT_PROM_TEST_BRIDGE` says.
+    #[must_use]
+    pub fn own(path: &str) -> Self {
+        Self { command: vec![path.to_owned()], foreign: false }
+    }
+
+    /// Another bridge than ours, by the words of its command line.
+    #[must_use]
+    pub fn foreign(command: Vec<String>) -> Self {
+        Self { command, foreign: true }
     }
 
     /// Whether this is another bridge than ours: it has the shared behaviour, not our additions.

@@ -1,6 +1,7 @@
 //! The Node side: a DHT of its own, and the published clients on it.
 
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -100,6 +101,8 @@ pub struct ClientSpec {
     pub hostname: String,
     /// 64 hex digits that give the key pair which serves the metrics; random when absent.
     pub seed: Option<String>,
+    /// Whether it keeps its scrapes to itself; [`Client::scrapes`] then stays 0.
+    pub quiet: bool,
     /// What it answers.
     pub metrics: MetricsSource,
 }
@@ -114,6 +117,7 @@ impl ClientSpec {
             service: "shop".to_owned(),
             hostname: format!("host-{}", generation.number()),
             seed: None,
+            quiet: false,
             metrics: MetricsSource::Process,
         }
     }
@@ -149,6 +153,29 @@ impl Client {
     pub fn expect_registered(&self, alias: &str) -> bool {
         let event = event(&self.process, "registered", |event| event["alias"] == alias);
         event["updated"].as_bool().expect("`updated` is a boolean")
+    }
+
+    /// Waits until the process has loaded its packages and is about to start its clients.
+    ///
+    /// # Panics
+    /// When it does not get there in time.
+    pub fn expect_starting(&self) {
+        event(&self.process, "starting", |_| true);
+    }
+
+    /// Waits until `count` different aliases are registered.
+    ///
+    /// # Panics
+    /// When a registration fails, or they are fewer in time.
+    pub fn expect_all_registered(&self, count: usize) {
+        let mut registered = HashSet::new();
+        any_event(&self.process, &format!("the registration of {count} clients"), |event| {
+            assert_ne!(event["event"], "register-failed", "{event}");
+            if event["event"] == "registered" {
+                registered.insert(event["alias"].to_string());
+            }
+            registered.len() == count
+        });
     }
 
     /// Waits until the registration of `alias` failed; gives the reason the client saw.
@@ -190,9 +217,15 @@ impl Client {
 }
 
 fn event(process: &Process, name: &str, accept: impl Fn(&Value) -> bool) -> Value {
-    process.expect_line(&format!("the event `{name}`"), |line| {
+    any_event(process, &format!("the event `{name}`"), |event| {
+        event["event"] == name && accept(event)
+    })
+}
+
+fn any_event(process: &Process, what: &str, mut accept: impl FnMut(&Value) -> bool) -> Value {
+    process.expect_line(what, |line| {
         let event: Value = serde_json::from_str(line).ok()?;
-        (event["event"] == name && accept(&event)).then_some(event)
+        accept(&event).then_some(event)
     })
 }
 

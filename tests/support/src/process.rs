@@ -54,6 +54,12 @@ impl Process {
         command
     }
 
+    /// Its process id, for what the kernel counts of it.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What the program has written to its stdout.
     #[must_use]
     pub fn stdout(&self) -> &Lines {
