@@ -296,6 +296,22 @@ fn data_in_order_is_acknowledged_once_per_batch_and_gaps_at_once() {
 }
 
 #[test]
+fn after_a_gap_each_packet_has_an_acknowledgement_of_its_own() {
+    let mut bench = Bench::new();
+    bench.receive(Flags::DATA, 1, 0, b"later");
+    let mut wire = Vec::new();
+    for (seq, acknowledged) in [(0, 2), (2, 3), (3, 4)] {
+        bench.receive(Flags::DATA, seq, 0, b"x");
+        let transmit = bench.endpoint.poll_ack(bench.now, &mut wire).unwrap();
+        assert_eq!(transmit.path, path(0, 1000));
+        let (header, _) = Header::decode(&wire).unwrap();
+        assert_eq!((header.flags, header.ack), (Flags::ACK, Seq::new(acknowledged)));
+        assert_eq!(bench.endpoint.poll_ack(bench.now, &mut wire), None);
+    }
+    assert!(bench.sent().is_empty());
+}
+
+#[test]
 fn a_sixteenth_packet_does_not_wait() {
     let mut bench = Bench::new();
     for seq in 0..15 {

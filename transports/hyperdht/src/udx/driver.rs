@@ -35,8 +35,8 @@ pub(crate) struct Driver {
     sleep: Option<Pin<Box<Sleep>>>,
     sleep_until: Option<Instant>,
     woken: Vec<Waker>,
-    /// Whether each packet is acknowledged before the next is looked at.
-    each_packet: bool,
+    /// An acknowledgement that does not wait for the rest of a batch.
+    ack: Vec<u8>,
     /// Receive calls that brought something.
     received: u64,
     /// Turns since something was received in which nothing was sent.
@@ -44,7 +44,7 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub(crate) fn new(shared: Arc<Shared>, each_packet: bool) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self {
             shared,
             sockets: Vec::new(),
@@ -55,7 +55,7 @@ impl Driver {
             sleep: None,
             sleep_until: None,
             woken: Vec::new(),
-            each_packet,
+            ack: Vec::new(),
             received: 0,
             turns_waited: 0,
         }
@@ -93,25 +93,21 @@ impl Driver {
             return;
         };
         let now = Instant::now();
-        let mut owed = Vec::new();
         let mut state = self.shared.lock();
         for (from, datagram) in self.buffers.datagrams(count) {
             let path = Path { socket: bound.id, peer: from };
             if state.endpoint.handle_datagram(now, path, datagram) == Handled::Foreign {
                 pass_on(bound, from, datagram);
             }
-            if self.each_packet && state.endpoint.is_urgent() {
-                let mut wire = Vec::new();
-                while let Some(transmit) = state.endpoint.poll_transmit(now, &mut wire, 1) {
-                    owed.push((transmit, std::mem::take(&mut wire)));
-                }
+            if let Some(transmit) = state.endpoint.poll_ack(now, &mut self.ack) {
+                drop(state);
+                // Refused is the same as lost on the way, which acknowledgements are made for.
+                let _ = self.send(transmit, &self.ack);
+                state = self.shared.lock();
             }
         }
         let urgent = state.endpoint.is_urgent();
         drop(state);
-        for (transmit, wire) in owed {
-            let _ = self.send(transmit, &wire);
-        }
         if urgent {
             self.transmit(now, cx);
         }

@@ -43,8 +43,9 @@ impl Default for Config {
 pub enum AckPolicy {
     /// Each packet at once, as libudx does.
     EveryPacket,
-    /// Once per batch of datagrams that the socket had ready, and at once when `packets` are
-    /// owed, at an END and as long as a packet is missing.
+    /// Once per batch of datagrams that the socket had ready, and at once when `packets` are owed
+    /// and at an END. Full packets in a row wait for the fourth, for 1 ms at most. Each packet at
+    /// once while one is missing and for four round trips after, and what had come already.
     Batched {
         /// Packets that one acknowledgement may cover.
         packets: u16,

@@ -43,7 +43,8 @@ pub struct Endpoint {
     partings: VecDeque<(Path, [u8; HEADER_LEN])>,
     relayed: RelayQueue,
     counters: Counters,
-    urgent: bool,
+    /// The stream that must acknowledge before more datagrams are taken in.
+    urgent: Option<StreamKey>,
     owing: bool,
 }
 
@@ -119,7 +120,7 @@ impl Endpoint {
             partings: VecDeque::new(),
             relayed: RelayQueue::default(),
             counters: Counters::default(),
-            urgent: false,
+            urgent: None,
             owing: false,
         }
     }
@@ -386,13 +387,27 @@ impl Endpoint {
 
     /// Whether an acknowledgement should leave before more datagrams are taken in.
     pub const fn is_urgent(&self) -> bool {
-        self.urgent
+        self.urgent.is_some()
     }
 
     /// Whether acknowledgements are owed. Unless [`Endpoint::is_urgent`], they may wait for
     /// datagrams that are there already, and for answers that could carry them.
     pub const fn owes_acks(&self) -> bool {
         self.owing
+    }
+
+    /// Replaces what is in `wire` by the acknowledgement of the datagram just taken in, if it is to
+    /// have one of its own because its sender may be repairing losses. To be asked for after each
+    /// datagram; [`Endpoint::poll_transmit`] sends what was not asked for here.
+    pub fn poll_ack(&mut self, now: Instant, wire: &mut Vec<u8>) -> Option<Transmit> {
+        wire.clear();
+        let key = self.urgent?;
+        let now = self.moment(now);
+        let stream = &mut self.table.get_mut(key)?.stream;
+        let path = stream.remote?.path;
+        let segment_len = stream.poll_ack(now, wire)?;
+        self.urgent = None;
+        Some(Transmit { path, segment_len })
     }
 
     /// Acts on all that is due.
@@ -431,7 +446,7 @@ impl Endpoint {
         max_segments: usize,
     ) -> Option<Transmit> {
         wire.clear();
-        self.urgent = false;
+        self.urgent = None;
         self.owing = false;
         if let Some((path, packet)) = self.partings.pop_front() {
             wire.extend_from_slice(&packet);
@@ -498,8 +513,10 @@ impl Endpoint {
         if entry.stream.closed.is_some() {
             return self.bury(key);
         }
-        self.urgent |= entry.stream.is_urgent();
-        self.owing |= entry.stream.owes_ack();
+        if entry.stream.is_urgent() {
+            self.urgent = Some(key);
+        }
+        self.owing |= entry.stream.owes_ack(self.now);
         if !entry.sending && entry.stream.remote.is_some() {
             entry.sending = true;
             self.sending.push_back(key);

@@ -10,6 +10,7 @@
 //! | timers | `timer` |
 //! | size of packets | `mtu` |
 
+mod acks;
 mod in_flight;
 mod inbox;
 mod loss;
@@ -27,6 +28,7 @@ use std::{collections::VecDeque, time::Duration};
 use bytes::{Bytes, BytesMut};
 
 use self::{
+    acks::Acks,
     in_flight::InFlight,
     inbox::{FRAME_PREFIX_LEN, Inbox},
     loss::Rack,
@@ -142,7 +144,7 @@ pub(crate) struct Stream {
 
     reassembly: Reassembly,
     messages_in: VecDeque<Bytes>,
-    ack_due: AckDue,
+    acks: Acks,
     /// The receive window that the peer was told last.
     advertised: u32,
 
@@ -176,15 +178,6 @@ enum Finish {
     Queued,
     Sent,
     Acknowledged,
-}
-
-/// Whether the peer is owed an acknowledgement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum AckDue {
-    No,
-    /// For so many packets; it may wait for the rest of the batch.
-    Batched(u16),
-    Now,
 }
 
 /// What the peer is ready to receive, and the packet that said so.
@@ -224,7 +217,7 @@ impl Stream {
             flush_wanted: false,
             reassembly: Reassembly::new(inbox, window as usize),
             messages_in: VecDeque::new(),
-            ack_due: AckDue::No,
+            acks: Acks::new(config.acks),
             advertised: window,
             rtt: Rtt::new(),
             rack: Rack::default(),
@@ -383,7 +376,7 @@ impl Stream {
         let half = self.config.receive_window / 2;
         if self.advertised < half && window >= half {
             // The peer holds back; it would otherwise learn by asking.
-            self.ack_due = AckDue::Now;
+            self.acks.owe_now();
         }
         Some(read)
     }
@@ -426,7 +419,7 @@ impl Stream {
         if self.closed.is_some() {
             return;
         }
-        if self.ack_due != AckDue::No && reason != Err(StreamError::Reset) {
+        if self.acks.is_owed() && reason != Err(StreamError::Reset) {
             self.partings[0] = Some(Flags::ACK);
         }
         self.flushed = self.is_flushed();
@@ -466,12 +459,12 @@ impl Stream {
 
     /// Whether an acknowledgement must not wait for the rest of the batch.
     pub(crate) fn is_urgent(&self) -> bool {
-        self.ack_due == AckDue::Now && self.remote.is_some()
+        self.acks.is_urgent() && self.remote.is_some()
     }
 
-    /// Whether an acknowledgement is to be sent, sooner or later.
-    pub(crate) fn owes_ack(&self) -> bool {
-        self.ack_due != AckDue::No && self.remote.is_some()
+    /// Whether an acknowledgement is to leave soon, if nothing else does.
+    pub(crate) fn owes_ack(&self, now: Time) -> bool {
+        self.acks.is_due(now) && self.remote.is_some()
     }
 
     /// What the stream has come to know.

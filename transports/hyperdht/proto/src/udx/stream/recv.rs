@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use super::{AckDue, Finish, Stream, reassembly::Arrival};
-use crate::udx::{AckPolicy, Body, Counters, Flags, Header, StreamError, Time};
+use super::{Finish, Stream, reassembly::Arrival};
+use crate::udx::{Body, Counters, Flags, Header, StreamError, Time};
 
 impl Stream {
     /// Takes a packet that passed the firewall. The order of steps is that of `process_packet` in
@@ -17,14 +17,14 @@ impl Stream {
     ) {
         self.on_sign_of_life();
         if header.flags.contains(Flags::HEARTBEAT) {
-            self.ack_due = AckDue::Now;
+            self.acks.owe_now();
             return;
         }
         let Ok(body) = header.body(rest) else {
             counters.malformed += 1;
             return;
         };
-        if self.take_reliable(header, &body, counters) {
+        if self.take_reliable(now, header, &body, counters) {
             return;
         }
         if header.flags.contains(Flags::MESSAGE) {
@@ -46,7 +46,13 @@ impl Stream {
     }
 
     /// Takes data, END and DESTROY; says whether the stream is closed now.
-    fn take_reliable(&mut self, header: &Header, body: &Body<'_>, counters: &mut Counters) -> bool {
+    fn take_reliable(
+        &mut self,
+        now: Time,
+        header: &Header,
+        body: &Body<'_>,
+        counters: &mut Counters,
+    ) -> bool {
         let expected = self.reassembly.next();
         let seq = header.seq.near(expected);
         if header.flags.contains(Flags::DESTROY) {
@@ -82,22 +88,14 @@ impl Stream {
             Ok(Arrival::Duplicate) => counters.duplicates += 1,
             Ok(Arrival::Refused) => counters.beyond_window += 1,
         }
-        let at_once = end || had_gap || arrival != Ok(Arrival::InOrder);
-        self.owe_ack(at_once);
+        if had_gap || arrival == Ok(Arrival::Early) {
+            self.acks.on_gap(now, self.rtt.smoothed());
+        } else if end || arrival != Ok(Arrival::InOrder) {
+            self.acks.owe_now();
+        } else {
+            self.acks.on_packet(now, payload.len());
+        }
         false
-    }
-
-    fn owe_ack(&mut self, at_once: bool) {
-        let AckPolicy::Batched { packets } = self.config.acks else {
-            self.ack_due = AckDue::Now;
-            return;
-        };
-        let owed = match self.ack_due {
-            AckDue::No => 1,
-            AckDue::Batched(owed) => owed.saturating_add(1),
-            AckDue::Now => return,
-        };
-        self.ack_due = if at_once || owed >= packets { AckDue::Now } else { AckDue::Batched(owed) };
     }
 
     fn take_message(&mut self, payload: &[u8], counters: &mut Counters) {

@@ -1,7 +1,7 @@
 //! Fills datagrams with what a stream has to say.
 
 use super::{
-    AckDue, Finish, Stream,
+    Finish, Stream,
     in_flight::{Sent, SentState},
 };
 use crate::udx::{AckPolicy, Flags, HEADER_LEN, Header, Seq, Time, time::MILLISECOND};
@@ -34,7 +34,7 @@ impl Stream {
         // Every packet carries the cumulative acknowledgement; a packet of its own is for peers
         // that must learn of a gap, and for when nothing else is to be sent.
         let explicit = self.reassembly.has_gap() || self.config.acks == AckPolicy::EveryPacket;
-        if self.ack_due != AckDue::No && explicit {
+        if self.acks.is_due(now) && explicit {
             return Some(self.write_ack(now, wire));
         }
         if let Some(segment) = self.write_packets(now, wire, max_segments) {
@@ -43,7 +43,14 @@ impl Stream {
         if std::mem::take(&mut self.heartbeat_due) {
             return Some(self.write_header(now, Flags::HEARTBEAT, wire));
         }
-        (self.ack_due != AckDue::No).then(|| self.write_ack(now, wire))
+        self.acks.is_due(now).then(|| self.write_ack(now, wire))
+    }
+
+    /// Appends the acknowledgement that is for one packet alone, if one is due, and gives back its
+    /// length.
+    pub(crate) fn poll_ack(&mut self, now: Time, wire: &mut Vec<u8>) -> Option<usize> {
+        let alone = self.acks.is_due_alone() && self.remote.is_some() && self.closed.is_none();
+        alone.then(|| self.write_ack(now, wire))
     }
 
     fn write_packets(
@@ -205,11 +212,11 @@ impl Stream {
         wire.resize(wire.len() + usize::from(padding), 0);
         self.buffer.copy(offset, len, wire);
         self.counts.bytes_sent += len as u64;
-        self.ack_due = AckDue::No;
+        self.acks.paid();
     }
 
     fn write_ack(&mut self, now: Time, wire: &mut Vec<u8>) -> usize {
-        self.ack_due = AckDue::No;
+        self.acks.paid();
         if !self.reassembly.has_gap() {
             return self.write_header(now, Flags::ACK, wire);
         }

@@ -47,6 +47,7 @@ impl Stream {
             timers.window_probe.as_ref().map(|probe| probe.at),
             timers.pace_at,
             self.keep_alive_at(),
+            self.acks.deadline(),
         ]
         .into_iter()
         .flatten()
