@@ -151,7 +151,7 @@ async fn a_crowd_of_node_clients_is_served() {
     let server = node.listen(pair(6)).await.unwrap();
     let key = hex(server.public_key());
     let serving = tokio::spawn(serve(server, usize::MAX));
-    assert_eq!(net.peer("crowd", &[&key, "50"]).line().await, "all 50");
+    assert_eq!(net.peer("crowd", &[&key, "200"]).line().await, "all 200");
     serving.abort();
 }
 
