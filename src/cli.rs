@@ -19,6 +19,7 @@ use tokio::{
 };
 
 mod demo;
+mod dht_node;
 mod fetch;
 mod health;
 mod keygen;
@@ -33,6 +34,7 @@ pub(crate) fn main() -> ExitCode {
     let outcome = match matches.subcommand() {
         None => run(&matches),
         Some(("demo", matches)) => demo::main(matches),
+        Some(("dht-node", matches)) => dht_node::main(matches),
         Some(("healthcheck", matches)) => health::main(matches),
         Some(("keygen", matches)) => keygen::main(matches),
         Some(("print-config", matches)) => print_config::main(matches),
@@ -62,6 +64,7 @@ fn command() -> Command {
         )
         .args_conflicts_with_subcommands(true)
         .subcommand(demo::command())
+        .subcommand(dht_node::command())
         .subcommand(health::command())
         .subcommand(keygen::command())
         .subcommand(print_config::command())

@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use dht_prom_transport::{Listener, PublicKey, Session, Transport, TransportError};
-use hyperdht_rs::peeroxide::{self, Bootstrap, HyperDht, Node, NodeOptions};
+use hyperdht_rs::{Bootstrap, HyperDht, Node, NodeOptions, Testnet};
 use tokio::sync::OnceCell;
 
 use crate::config::{DhtConfig, Seed};
@@ -19,7 +19,7 @@ use crate::config::{DhtConfig, Seed};
 /// there yet is tried again.
 pub fn open(config: DhtConfig, seed: Seed) -> Arc<dyn Transport> {
     Arc::new(HyperDhtTransport {
-        key: peeroxide::public_key(seed.expose()),
+        key: hyperdht_rs::public_key(seed.expose()),
         config,
         seed,
         joined: OnceCell::new(),
@@ -28,7 +28,7 @@ pub fn open(config: DhtConfig, seed: Seed) -> Arc<dyn Transport> {
 
 /// The public key that `seed` decides.
 pub fn public_key(seed: &Seed) -> PublicKey {
-    peeroxide::public_key(seed.expose())
+    hyperdht_rs::public_key(seed.expose())
 }
 
 /// A HyperDHT node that starts when it is needed.
@@ -45,7 +45,7 @@ impl HyperDhtTransport {
         let join = async {
             let node = Node::start(options(&self.config).await?).await?;
             let identity = node.identity(self.seed.expose());
-            Ok((node, identity))
+            Ok::<_, TransportError>((node, identity))
         };
         let (_, identity) = self.joined.get_or_try_init(|| join).await?;
         Ok(identity)
@@ -79,6 +79,7 @@ async fn options(config: &DhtConfig) -> Result<NodeOptions, TransportError> {
         bootstrap: bootstrap(&config.bootstrap).await?,
         host: config.host,
         port: (config.port != 0).then_some(config.port),
+        ..NodeOptions::default()
     })
 }
 
@@ -105,7 +106,7 @@ async fn bootstrap(nodes: &[String]) -> Result<Bootstrap, TransportError> {
 /// A DHT of its own on 127.0.0.1, for demonstrations.
 #[derive(Debug)]
 pub struct LocalDht {
-    testnet: peeroxide::Testnet,
+    testnet: Testnet,
 }
 
 impl LocalDht {
@@ -114,7 +115,7 @@ impl LocalDht {
     /// # Errors
     /// When a socket cannot be bound.
     pub async fn start() -> Result<Self, TransportError> {
-        Ok(Self { testnet: peeroxide::Testnet::start(LOCAL_DHT_NODES).await? })
+        Ok(Self { testnet: Testnet::start(LOCAL_DHT_NODES).await? })
     }
 
     /// How to join it.

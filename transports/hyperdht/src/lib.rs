@@ -1,6 +1,47 @@
 //! HyperDHT for tokio: the sockets, timers and tasks around `hyperdht-proto`.
+//!
+//! A [`Node`] joins a network, finds peers by their public keys and connects to them, and takes in
+//! connections under as many keys of its own as wanted. It speaks the protocol of the npm package
+//! hyperdht 6.34. Where both sides are behind NATs that no neighbourhood or open port helps across,
+//! there is no connection: holes are not punched.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use hyperdht_rs::{KeyPair, Testnet};
+//!
+//! let testnet = Testnet::start(3).await?;
+//! let (alice, bob) = (testnet.join().await?, testnet.join().await?);
+//! let mut server = bob.listen(KeyPair::from_seed(&[2; 32])).await?;
+//! let key = server.public_key();
+//!
+//! let answering = tokio::spawn(async move {
+//!     let mut connection = server.accept().await?.accept().await.ok()?;
+//!     let message = connection.recv().await.ok()??;
+//!     connection.send(message).await.ok()?;
+//!     connection.finish().await.ok()
+//! });
+//!
+//! let mut connection = alice.connect(&KeyPair::from_seed(&[1; 32]), key).await?;
+//! connection.send("hello"[..].into()).await?;
+//! assert_eq!(connection.recv().await?.as_deref(), Some(&b"hello"[..]));
+//! # answering.await?;
+//! # Ok(()) }
+//! ```
+//!
+//! [`HyperDht`] is one identity on a node as a [`Transport`](dht_prom_transport::Transport).
 
-#[cfg(feature = "peeroxide")]
-pub mod peeroxide;
+pub mod connection;
+pub mod node;
 pub mod socket;
+mod testnet;
+mod transport;
 pub mod udx;
+
+pub use hyperdht_proto::keys::{KeyPair, PublicKey};
+
+pub use self::{
+    connection::Connection,
+    node::{Bootstrap, Node, NodeOptions},
+    testnet::Testnet,
+    transport::{HyperDht, public_key},
+};

@@ -108,6 +108,15 @@ impl Socket {
         }
     }
 
+    /// Waits until it takes datagrams. A new one does so once the runtime has looked at it for the
+    /// first time.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.io.writable().await
+    }
+
     /// Sets how many hops datagrams may take from now on.
     ///
     /// # Errors

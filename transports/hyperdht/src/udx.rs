@@ -213,6 +213,11 @@ pub struct Datagram {
 }
 
 impl Datagrams {
+    /// The next datagram, if one is there.
+    pub fn try_recv(&mut self) -> Option<Datagram> {
+        self.receiver.try_recv().ok()
+    }
+
     /// The next datagram; `None` when the socket is gone. Cancel-safe.
     pub async fn recv(&mut self) -> Option<Datagram> {
         self.receiver.recv().await

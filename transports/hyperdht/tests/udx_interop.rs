@@ -348,7 +348,7 @@ async fn relays() {
         };
         udx.open(id, options).unwrap()
     };
-    let (mut left, mut right) = (open(1, 1001), open(2, 1002));
+    let (left, right) = (open(1, 1001), open(2, 1002));
     left.relay_to(&right).unwrap();
     right.relay_to(&left).unwrap();
     let port = socket.local_addr().port();

@@ -136,7 +136,7 @@ async fn a_dropped_write_wrote_all_or_nothing() {
 #[tokio::test]
 async fn dropping_a_stream_resets_the_other_end() {
     let (a, b) = (Node::new(), Node::new());
-    let mut accepted = b.accept(1, Reading::Bytes);
+    let accepted = b.accept(1, Reading::Bytes);
     let mut dialled = a.dial(&b, 1);
     dialled.write_all(b"x").await.unwrap();
     soon(accepted.connected()).await.unwrap();
@@ -177,7 +177,7 @@ async fn datagrams_of_other_protocols_go_aside() {
 async fn a_stream_is_found_on_any_socket_of_its_node() {
     let (a, b) = (Node::new(), Node::new());
     let (pool, _datagrams) = b.udx.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let mut accepted = b.accept(1, Reading::Bytes);
+    let accepted = b.accept(1, Reading::Bytes);
     let mut dialled = a.udx.open(1, StreamOptions::default()).unwrap();
     dialled.connect(&a.socket, 1, pool.local_addr()).unwrap();
     dialled.write_all(b"x").await.unwrap();

@@ -10,6 +10,7 @@ pub(crate) const NOISE: &str = include_str!("../tests/vectors/noise.json");
 pub(crate) const HANDSHAKE: &str = include_str!("../tests/vectors/handshake.json");
 pub(crate) const SECRET_STREAM: &str = include_str!("../tests/vectors/secret-stream.json");
 pub(crate) const DHT_PROM: &str = include_str!("../tests/vectors/dht-prom.json");
+pub(crate) const NAT: &str = include_str!("../tests/vectors/nat.json");
 pub(crate) const HYPERDHT: &str = include_str!("../tests/vectors/hyperdht.json");
 
 /// Every vector of a file.

@@ -52,7 +52,11 @@ impl UdxStream {
         remote_id: u32,
         peer: SocketAddr,
     ) -> Result<(), CallError> {
-        let path = Path { socket: socket.id(), peer };
+        self.connect_path(Path { socket: socket.id(), peer }, remote_id)
+    }
+
+    /// Like [`UdxStream::connect`], by the number of the socket.
+    pub(crate) fn connect_path(&self, path: Path, remote_id: u32) -> Result<(), CallError> {
         self.handle.call(|endpoint| endpoint.connect(Instant::now(), self.key, path, remote_id))
     }
 
@@ -60,7 +64,7 @@ impl UdxStream {
     ///
     /// # Errors
     /// How it closed before.
-    pub async fn connected(&mut self) -> Result<Path, StreamError> {
+    pub async fn connected(&self) -> Result<Path, StreamError> {
         poll_fn(|cx| {
             self.poll_control(cx, |state, key| {
                 let path = state.endpoint.info(key).and_then(|info| info.path);
@@ -123,6 +127,15 @@ impl UdxStream {
         if !self.rest.is_empty() {
             return Poll::Ready(Ok(Some(std::mem::take(&mut self.rest))));
         }
+        self.poll_next_chunk(cx)
+    }
+
+    /// Like [`UdxStream::poll_read_chunk`], for streams that are shared and not read as
+    /// [`AsyncRead`].
+    pub(crate) fn poll_next_chunk(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<BytesMut>, StreamError>> {
         let mut state = self.handle.lock();
         if let Some(chunk) = state.endpoint.read(self.key) {
             if state.endpoint.is_urgent() {
@@ -182,15 +195,41 @@ impl UdxStream {
         Ok(())
     }
 
+    /// Writes the front of `bytes`, as much as there is room for; ready when that is something.
+    ///
+    /// # Errors
+    /// How the stream closed.
+    pub(crate) fn poll_write_bytes(
+        &self,
+        cx: &mut Context<'_>,
+        bytes: &mut Bytes,
+    ) -> Poll<io::Result<()>> {
+        self.poll_call(cx, |state, key| {
+            let written = state.endpoint.write(key, bytes)?;
+            Ok((written > 0).then_some(()))
+        })
+    }
+
+    /// Writes the front of `bytes`, as much as there is room for, and waits for nothing.
+    ///
+    /// # Errors
+    /// How the stream closed.
+    pub(crate) fn try_write(&self, bytes: &mut Bytes) -> io::Result<()> {
+        let mut state = self.handle.lock();
+        let written = state.endpoint.write(self.key, bytes);
+        state.wake_driver();
+        written.map(drop).map_err(|error| refused(&state, self.key, error))
+    }
+
     /// Waits until the peer has acknowledged all that was written. Cancel-safe.
     ///
     /// # Errors
     /// How the stream closed before.
-    pub async fn flushed(&mut self) -> io::Result<()> {
+    pub async fn flushed(&self) -> io::Result<()> {
         poll_fn(|cx| self.poll_flushed(cx)).await
     }
 
-    fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_flushed(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_call(cx, |state, key| Ok(state.endpoint.flush(key)?.then_some(())))
     }
 
@@ -202,11 +241,16 @@ impl UdxStream {
         self.handle.call(|endpoint| endpoint.finish(self.key))
     }
 
+    /// Whether the stream is closed, in whichever way.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.handle.lock().closed(self.key).is_some()
+    }
+
     /// Waits until the stream is closed: `Ok` when both sides ended it and know. Cancel-safe.
     ///
     /// # Errors
     /// How it closed otherwise.
-    pub async fn closed(&mut self) -> Result<(), StreamError> {
+    pub async fn closed(&self) -> Result<(), StreamError> {
         poll_fn(|cx| self.poll_control(cx, |state, key| state.closed(key))).await
     }
 
@@ -343,7 +387,7 @@ impl AsyncWrite for UdxStream {
     }
 
     /// Ends the direction and waits until the peer has acknowledged that.
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Once closed this is refused, and `poll_flushed` tells how it closed.
         let _ = self.finish();
         self.poll_flushed(cx)

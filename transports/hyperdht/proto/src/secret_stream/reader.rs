@@ -80,6 +80,23 @@ impl Reader {
         self.failed.map_or(Ok(None), Err)
     }
 
+    /// Takes the body of a whole frame, where the layer below has cut them already, and returns its
+    /// message, in the same memory. Nothing for the header and for keep-alives. Not to be called
+    /// while [`read`](Self::read) or [`advance`](Self::advance) are amid a frame.
+    ///
+    /// # Errors
+    /// See [`read`](Self::read).
+    pub fn read_frame(&mut self, body: BytesMut) -> Result<Option<Bytes>, StreamError> {
+        self.failed.map_or(Ok(()), Err)?;
+        let result = self.check_length(body.len()).and_then(|()| self.take_body(body));
+        result.inspect_err(|error| self.failed = Some(*error))
+    }
+
+    /// Whether the peer's header has arrived: it lives, and has the keys of our handshake.
+    pub const fn is_open(&self) -> bool {
+        matches!(self.keys, Keys::Open(_))
+    }
+
     /// Room for the next bytes of the stream, in the place where they belong. Never empty, and never
     /// beyond the end of the current frame, so that several rounds are needed for a long message.
     pub fn writable(&mut self) -> &mut [u8] {
@@ -151,17 +168,19 @@ impl Reader {
         result.inspect_err(|error| self.failed = Some(*error))
     }
 
-    fn begin_body(&mut self, len: usize) -> Result<(), StreamError> {
+    fn check_length(&self, len: usize) -> Result<(), StreamError> {
         match self.keys {
-            Keys::Expecting { .. } if len != HEADER_BODY => {
-                return Err(StreamError::HeaderLength { len });
-            }
-            Keys::Open(_) if len < OVERHEAD => return Err(StreamError::FrameTooShort { len }),
+            Keys::Expecting { .. } if len != HEADER_BODY => Err(StreamError::HeaderLength { len }),
+            Keys::Open(_) if len < OVERHEAD => Err(StreamError::FrameTooShort { len }),
             Keys::Open(_) if len > self.max_body => {
-                return Err(StreamError::FrameTooLong { len, max: self.max_body });
+                Err(StreamError::FrameTooLong { len, max: self.max_body })
             }
-            Keys::Expecting { .. } | Keys::Open(_) => {}
+            Keys::Expecting { .. } | Keys::Open(_) => Ok(()),
         }
+    }
+
+    fn begin_body(&mut self, len: usize) -> Result<(), StreamError> {
+        self.check_length(len)?;
         self.frame = Frame::Body { buffer: BytesMut::with_capacity(len), filled: 0, len };
         Ok(())
     }

@@ -1,0 +1,45 @@
+//! From a public key to a connection: what a client and a server of HyperDHT do around the
+//! [handshake](crate::handshake).
+//!
+//! [`Dial`] is the client's half: it finds nodes that know the server, has them pass a handshake on,
+//! and decides by the answer [how to connect](Plan). [`Knock`] is the server's half: it says who wants to
+//! connect, and, once the caller lets the peer in, what to answer and where to expect its stream.
+//! Neither moves a stream's bytes: UDX streams are opened by the caller, who gives their ids.
+//!
+//! The order of the decisions is that of the npm package hyperdht 6.34 (`lib/connect.js`,
+//! `lib/server.js`). Where a NAT on both sides makes a holepunch or a relay necessary, a dial ends
+//! with [`DialError::CannotHolepunch`] and a server waits in vain.
+
+pub mod address;
+mod dial;
+mod knock;
+mod relay_cache;
+#[cfg(test)]
+mod tests;
+
+use std::{net::SocketAddrV4, time::Duration};
+
+pub use self::{
+    dial::{Answered, Dial, DialError, DialEvent, DialSpec, MAX_CANDIDATES, Plan},
+    knock::{Admission, Knock, KnockError, Meeting},
+    relay_cache::RelayCache,
+};
+use crate::{
+    dht::Dht,
+    handshake::{Firewall, NoisePayload, UdxInfo},
+};
+
+/// How long either side waits for the other's first packet (`lib/connect.js`, `lib/server.js`).
+pub const FIRST_PACKET_WAIT: Duration = Duration::from_secs(10);
+
+/// What a peer says about itself in its handshake, whether it dials or is dialled.
+fn introduction(dht: &Dht, local: &[SocketAddrV4], stream_id: u32) -> NoisePayload {
+    let public = dht.rpc().public_address();
+    NoisePayload {
+        firewall: if public.is_some() { Firewall::Open } else { Firewall::Unknown },
+        addresses4: public.into_iter().chain(local.iter().copied()).collect(),
+        udx: Some(UdxInfo { reusable_socket: false, id: stream_id, seq: 0 }),
+        secret_stream: true,
+        ..NoisePayload::default()
+    }
+}

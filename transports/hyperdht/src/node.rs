@@ -1,0 +1,147 @@
+//! A node of HyperDHT: its sockets, its place in the network, its connections.
+
+mod core;
+mod dialling;
+mod lifetime;
+mod listening;
+mod options;
+mod queries;
+mod sockets;
+mod task;
+
+use std::{fmt, net::SocketAddr, sync::Arc};
+
+use hyperdht_proto::{
+    dht::ServerId,
+    keys::{KeyPair, PublicKey},
+};
+use tokio_util::task::TaskTracker;
+
+use self::{core::Core, lifetime::Lifetime};
+pub use self::{
+    dialling::ConnectError,
+    listening::{AcceptError, Incoming, ListenError, Server},
+    options::{Bootstrap, NodeOptions, Role, StartError},
+    queries::{Announcers, Holder, QueryFailed},
+};
+use crate::{connection::Connection, udx};
+
+/// A node of HyperDHT, on which any number of identities connect and listen. Clones are the same
+/// node.
+///
+/// A task of its own drives it on the runtime where it was started. It stops when it is [shut
+/// down](Node::shutdown), or when it and all its servers and connections have been dropped.
+#[derive(Debug, Clone)]
+pub struct Node {
+    shared: Arc<Shared>,
+}
+
+impl Node {
+    /// Binds the sockets and joins the network: returns when the routing table is filled.
+    ///
+    /// Cancel-safe: dropping the call frees the sockets. It takes as long as the bootstrap nodes
+    /// do, up to some ten seconds when none of them answers.
+    ///
+    /// # Errors
+    /// [`StartError`]: a socket cannot be bound.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub async fn start(options: NodeOptions) -> Result<Self, StartError> {
+        let (core, datagrams, ready) = Core::new(&options)?;
+        let (lifetime, run) = Lifetime::new(Arc::clone(&core));
+        tokio::spawn(task::run(Arc::clone(&core), datagrams, lifetime.stopped()));
+        tokio::spawn(run);
+        let node = Self { shared: Arc::new(Shared { core, lifetime }) };
+        // The task ends, and with it the wait, when the node is dropped.
+        let _ = ready.await;
+        tracing::debug!(local.addr = %node.local_addr(), "joined the DHT");
+        Ok(node)
+    }
+
+    /// The address of the server socket: that at which other nodes know this one, once it has joined
+    /// the network for good.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.shared.core.server_addr()
+    }
+
+    /// Our public address, if anybody can reach us there.
+    pub fn public_addr(&self) -> Option<SocketAddr> {
+        self.shared.core.with_dht(|dht, _| dht.rpc().public_address()).map(SocketAddr::V4)
+    }
+
+    /// How many nodes are in the routing table.
+    pub fn known_nodes(&self) -> usize {
+        self.shared.core.with_dht(|dht, _| dht.rpc().table_len())
+    }
+
+    /// What came in for UDX and was not worked with.
+    pub fn udx_counters(&self) -> udx::Counters {
+        self.shared.core.udx().counters()
+    }
+
+    /// Connects to the server with this key, as `key_pair`.
+    ///
+    /// Cancel-safe: when the call is dropped, a server that was reached already is told. It takes at
+    /// most half a minute; callers with less time drop it earlier.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect(
+        &self,
+        key_pair: &KeyPair,
+        server: PublicKey,
+    ) -> Result<Connection, ConnectError> {
+        dialling::connect(&self.shared, key_pair.clone(), server).await
+    }
+
+    /// Takes in connections for the public key of this pair, under which the node announces itself;
+    /// returns when others can find it. A node listens on any number of key pairs.
+    ///
+    /// Cancel-safe: dropping the call ends the announcement.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub async fn listen(&self, key_pair: KeyPair) -> Result<Server, ListenError> {
+        Server::open(&self.shared, key_pair).await
+    }
+
+    /// Takes servers back from the network, ends connections, and stops. Idempotent; returns when all
+    /// is done, within ten seconds. Cancel-safe: what was begun goes on.
+    pub async fn shutdown(&self) {
+        self.shared.lifetime.shutdown().await;
+    }
+
+    /// Closes a server from elsewhere than its handle, and waits until nodes were told.
+    pub(crate) async fn close_server(&self, id: ServerId) {
+        let closed = self.shared.core.with(|state, now| state.close_door(now, id));
+        if let Some(closed) = closed {
+            let _ = closed.await;
+        }
+    }
+}
+
+/// What everything that keeps a node running holds.
+pub(crate) struct Shared {
+    core: Arc<Core>,
+    lifetime: Lifetime,
+}
+
+impl Shared {
+    /// Tasks that are waited for at the end.
+    pub(crate) fn tasks(&self) -> TaskTracker {
+        self.lifetime.tasks()
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("local_addr", &self.core.server_addr()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.lifetime.begin_shutdown();
+    }
+}

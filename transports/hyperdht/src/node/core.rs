@@ -1,0 +1,247 @@
+//! What a node's task and its handles share.
+
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, SocketAddrV4},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use hyperdht_proto::{
+    connect::RelayCache,
+    dht::{Dht, Event, ServerId},
+    keys::KeyPair,
+    rpc::{self, QueryId, RequestId, Response},
+};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use tokio::sync::{Notify, oneshot};
+
+use super::{
+    dialling::DialEntry,
+    listening::Door,
+    options::{NodeOptions, StartError},
+    queries::QueryEntry,
+    sockets::{Inbound, Sockets, local_addresses},
+};
+use crate::{
+    connection::{Connection, Link},
+    udx::{Config, Firewall, Reading, StreamOptions, Udx, UdxStream},
+};
+
+/// The state machine with the sockets. Handles call it directly, under a lock that is held for
+/// moments and never across an await; the task does what is due without being asked.
+#[derive(Debug)]
+pub(crate) struct Core {
+    state: Mutex<State>,
+    udx: Udx,
+    sockets: Sockets,
+    local: Vec<SocketAddrV4>,
+    /// Tells the task that there are events or an earlier deadline.
+    changed: Notify,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) dht: Dht,
+    pub(super) rng: StdRng,
+    pub(super) relays: RelayCache,
+    pub(super) dials: BTreeMap<u64, DialEntry>,
+    pub(super) doors: BTreeMap<ServerId, Door>,
+    pub(super) queries: BTreeMap<QueryId, QueryEntry>,
+    pub(super) pings: BTreeMap<RequestId, oneshot::Sender<Option<Response>>>,
+    /// Connections by the moment when they are to be looked at, and a number.
+    pub(super) links: BTreeMap<(Instant, u64), Weak<Link>>,
+    pub(super) ready: Option<oneshot::Sender<()>>,
+    /// Whether nothing new is begun any more.
+    pub(super) closing: bool,
+    next_number: u64,
+}
+
+impl State {
+    /// A number that nothing else has.
+    pub(super) const fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    pub(super) fn random<const N: usize>(&mut self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.rng.fill_bytes(&mut bytes);
+        bytes
+    }
+
+    /// A key pair for one handshake.
+    pub(super) fn ephemeral(&mut self) -> KeyPair {
+        KeyPair::from_seed(&self.random())
+    }
+}
+
+impl Core {
+    pub(super) fn new(
+        options: &NodeOptions,
+    ) -> Result<(Arc<Self>, Inbound, oneshot::Receiver<()>), StartError> {
+        let udx = Udx::new(Config::default());
+        let (sockets, inbound) = Sockets::bind(&udx, options)?;
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
+        let mut rng: StdRng = rand::make_rng();
+        let config = options.config(sockets.server_addr(), unix_ms);
+        let dht = Dht::new(config, Instant::now(), StdRng::from_rng(&mut rng));
+        let (ready, is_ready) = oneshot::channel();
+        let state = State {
+            dht,
+            rng,
+            relays: RelayCache::default(),
+            dials: BTreeMap::new(),
+            doors: BTreeMap::new(),
+            queries: BTreeMap::new(),
+            pings: BTreeMap::new(),
+            links: BTreeMap::new(),
+            ready: Some(ready),
+            closing: false,
+            next_number: 0,
+        };
+        let core = Self {
+            state: Mutex::new(state),
+            udx,
+            local: local_addresses(sockets.server_addr()),
+            sockets,
+            changed: Notify::new(),
+        };
+        Ok((Arc::new(core), inbound, is_ready))
+    }
+
+    pub(crate) fn server_addr(&self) -> SocketAddr {
+        self.sockets.server_addr().into()
+    }
+
+    pub(crate) const fn udx(&self) -> &Udx {
+        &self.udx
+    }
+
+    pub(super) const fn sockets(&self) -> &Sockets {
+        &self.sockets
+    }
+
+    /// This host's addresses with the port of the server socket.
+    pub(super) fn local(&self) -> &[SocketAddrV4] {
+        &self.local
+    }
+
+    /// A panic elsewhere while the lock was held leaves a state machine that is still sound.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls the state machine, sends what comes of it and lets the task look after the rest.
+    pub(super) fn with<T>(&self, call: impl FnOnce(&mut State, Instant) -> T) -> T {
+        let mut state = self.lock();
+        let result = call(&mut state, Instant::now());
+        self.transmit(&mut state);
+        drop(state);
+        self.changed.notify_one();
+        result
+    }
+
+    pub(crate) fn with_dht<T>(&self, call: impl FnOnce(&mut Dht, Instant) -> T) -> T {
+        self.with(|state, now| call(&mut state.dht, now))
+    }
+
+    /// Returns when a handle has called.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    pub(super) fn transmit(&self, state: &mut State) {
+        while let Some(transmit) = state.dht.poll_transmit() {
+            self.sockets.send(&transmit);
+        }
+    }
+
+    /// Opens a UDX stream under an id that is free.
+    pub(super) fn open_stream(
+        &self,
+        state: &mut State,
+        mut firewall: impl FnMut() -> Firewall,
+    ) -> Option<UdxStream> {
+        (0..ID_ATTEMPTS).find_map(|_| {
+            let id = state.rng.next_u32();
+            let options = StreamOptions {
+                reading: Reading::Frames { max_len: Reading::MAX_FRAME_LEN },
+                firewall: Some(firewall()),
+                keep_alive: None,
+            };
+            self.udx.open(id, options).ok()
+        })
+    }
+
+    /// Has a connection looked after, until it ends.
+    pub(super) fn adopt(&self, connection: &Connection) {
+        self.with(|state, now| {
+            let number = state.number();
+            state.links.insert((now, number), connection.link());
+        });
+    }
+
+    /// Asks a node for a sign of life. Cancel-safe.
+    pub(super) async fn ping(&self, to: SocketAddrV4) -> Option<Response> {
+        let (sender, receiver) = oneshot::channel();
+        self.with(|state, now| {
+            let request = state.dht.ping(now, to, None, PING_RETRIES);
+            state.pings.insert(request, sender);
+        });
+        receiver.await.ok().flatten()
+    }
+}
+
+impl State {
+    /// Brings an event to whom it concerns.
+    pub(super) fn dispatch(&mut self, now: Instant, event: Event) -> Option<Lookup> {
+        match event {
+            Event::Rpc(event) => return self.rpc_event(event),
+            Event::Handshake(handshake) => self.knock(now, handshake),
+            Event::Announced { server, nodes } => self.announced(server, nodes),
+            Event::Closed(server) => self.closed(server),
+            // A puncher would take part from here on.
+            Event::Holepunch(_) | Event::HolepunchDone { .. } => {}
+            Event::Found { .. } | Event::Done { .. } | Event::HandshakeDone { .. } | _ => {
+                if let Some(event) = self.dial_event(now, event) {
+                    self.query_event(now, event);
+                }
+            }
+        }
+        None
+    }
+
+    fn rpc_event(&mut self, event: rpc::Event) -> Option<Lookup> {
+        if let rpc::Event::Resolve { key, name } = event {
+            return Some(Lookup { key, name });
+        }
+        if let rpc::Event::Response { request, outcome } = event {
+            if let Some(waiting) = self.pings.remove(&request) {
+                let _ = waiting.send(outcome.ok());
+            }
+            return None;
+        }
+        tracing::debug!(?event, "the network has changed");
+        if matches!(event, rpc::Event::Ready)
+            && let Some(ready) = self.ready.take()
+        {
+            let _ = ready.send(());
+        }
+        None
+    }
+}
+
+/// A host whose address is wanted.
+#[derive(Debug)]
+pub(super) struct Lookup {
+    pub(super) key: rpc::BootstrapKey,
+    pub(super) name: String,
+}
+
+/// Random ids tried for a stream; two of four thousand million hardly ever meet.
+const ID_ATTEMPTS: usize = 8;
+
+/// dht-rpc's ordinary retries.
+const PING_RETRIES: u8 = 3;

@@ -1,0 +1,334 @@
+//! Servers: connections that others ask for.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use hyperdht_proto::{
+    connect::{FIRST_PACKET_WAIT, Knock, Meeting},
+    dht::{IncomingHandshake, ServerId},
+    keys::{KeyPair, PublicKey},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+use super::{
+    Shared,
+    core::{Core, State},
+    dialling::path,
+};
+use crate::{
+    connection::{Connection, ConnectionError},
+    udx::{Firewall, UdxStream},
+};
+
+/// Takes in connections under one key. Dropping it ends the announcement; connections live on.
+#[derive(Debug)]
+pub struct Server {
+    shared: Arc<Shared>,
+    id: ServerId,
+    public_key: PublicKey,
+    knocks: mpsc::Receiver<Knock>,
+}
+
+impl Server {
+    pub(super) async fn open(shared: &Arc<Shared>, key_pair: KeyPair) -> Result<Self, ListenError> {
+        let public_key = key_pair.public_key();
+        loop {
+            let before = shared.core.with(|state, _| state.closing_door(&public_key))?;
+            let Some(before) = before else { break };
+            // Nodes are still told to forget the last server with this key.
+            let _ = before.await;
+        }
+        let (knocker, knocks) = mpsc::channel(BACKLOG);
+        let (announced, is_announced) = oneshot::channel();
+        let opened = shared.core.with(|state, now| {
+            if state.closing {
+                return Err(ListenError::Stopped);
+            }
+            let server = state.dht.listen(now, key_pair.clone());
+            let id = server.map_err(|_| ListenError::KeyInUse)?;
+            let door = Door {
+                key_pair,
+                knocks: Some(knocker),
+                announced: Some(announced),
+                closed: Vec::new(),
+            };
+            state.doors.insert(id, door);
+            Ok(id)
+        });
+        let server = Self { shared: Arc::clone(shared), id: opened?, public_key, knocks };
+        is_announced.await.map_err(|_| ListenError::Stopped)?;
+        Ok(server)
+    }
+
+    /// The key under which it is reached.
+    pub const fn public_key(&self) -> PublicKey {
+        self.public_key
+    }
+
+    pub(crate) const fn id(&self) -> ServerId {
+        self.id
+    }
+
+    /// The next peer that wants a connection; nothing once the node has stopped. Cancel-safe.
+    pub async fn accept(&mut self) -> Option<Incoming> {
+        let knock = tokio::select! {
+            biased;
+            () = self.shared.lifetime.closing().cancelled() => return None,
+            knock = self.knocks.recv() => knock?,
+        };
+        Some(Incoming { shared: Arc::clone(&self.shared), knock: Some(knock) })
+    }
+
+    /// Ends the announcement, and waits until the nodes that hold it were told.
+    pub async fn close(self) {
+        let closed = self.shared.core.with(|state, now| state.close_door(now, self.id));
+        if let Some(closed) = closed {
+            let _ = closed.await;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.core.with(|state, now| drop(state.close_door(now, self.id)));
+    }
+}
+
+/// A peer that wants a connection: its key is proved, and nothing has been answered. Dropped, it
+/// hears nothing, as if nobody were there.
+#[derive(Debug)]
+pub struct Incoming {
+    shared: Arc<Shared>,
+    knock: Option<Knock>,
+}
+
+impl Incoming {
+    /// The peer's key.
+    pub fn peer(&self) -> PublicKey {
+        self.knock.as_ref().map_or_else(|| PublicKey::from_bytes([0; 32]), Knock::remote)
+    }
+
+    /// Lets the peer in, and waits until its stream has begun.
+    ///
+    /// Dropping the call sends the peer away.
+    ///
+    /// # Errors
+    /// [`AcceptError`].
+    pub async fn accept(mut self) -> Result<Connection, AcceptError> {
+        let knock = self.knock.take().ok_or(AcceptError::Gone)?;
+        let shared = Arc::clone(&self.shared);
+        let (stream, meeting, nonce) = shared.core.admit(knock)?;
+        let mut connection = Connection::start(&shared, stream, &meeting.keys, nonce);
+        shared.core.adopt(&connection);
+        let opened = timeout(FIRST_PACKET_WAIT, connection.opened());
+        tokio::select! {
+            biased;
+            () = shared.lifetime.closing().cancelled() => Err(AcceptError::Stopped),
+            opened = opened => match opened {
+                Ok(Ok(())) => Ok(connection),
+                Ok(Err(error @ ConnectionError::Broken(_))) => Err(AcceptError::Broken(error)),
+                Ok(Err(_)) | Err(_) => Err(AcceptError::Gone),
+            },
+        }
+    }
+
+    /// Sends the peer away.
+    pub fn refuse(self) {}
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if let Some(knock) = self.knock.take() {
+            let id = knock.handshake().id;
+            self.shared.core.with_dht(|dht, now| dht.answer_handshake(now, id, None));
+        }
+    }
+}
+
+impl Core {
+    /// Answers a handshake and opens the stream on which the peer is expected.
+    fn admit(&self, knock: Knock) -> Result<(UdxStream, Meeting, [u8; 24]), AcceptError> {
+        self.with(|state, now| {
+            let id = knock.handshake().id;
+            let remote_id = Arc::new(RemoteId::default());
+            let stream = self.open_stream(state, || remote_id.firewall());
+            let stream = stream.ok_or(AcceptError::TooManyStreams);
+            let admission = stream.and_then(|stream| {
+                let admission = knock.admit(&state.dht, self.local(), stream.id());
+                Ok((stream, admission.map_err(|_| AcceptError::Gone)?))
+            });
+            let (stream, admission) = match admission {
+                Ok(admission) => admission,
+                Err(error) => {
+                    state.dht.answer_handshake(now, id, None);
+                    return Err(error);
+                }
+            };
+            let meeting = admission.meeting;
+            if let Some(meeting) = &meeting {
+                remote_id.set(meeting.remote_id);
+            }
+            // The reference answers first and connects then; the stream's first packet follows the
+            // answer here, too.
+            state.dht.answer_handshake(now, id, Some(admission.answer));
+            self.transmit(state);
+            let meeting = meeting.ok_or(AcceptError::Incompatible)?;
+            if let Some((socket, peer)) = meeting.connect {
+                let path = path(self, socket, peer);
+                let _ = stream.connect_path(path, meeting.remote_id);
+            }
+            Ok((stream, meeting, state.random()))
+        })
+    }
+}
+
+/// The peer's id of the stream, which the firewall needs and the handshake tells.
+#[derive(Debug, Default)]
+struct RemoteId(Mutex<Option<u32>>);
+
+impl RemoteId {
+    fn set(&self, id: u32) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
+    }
+
+    /// Connects to whoever sends the first packet: our id is known to the peer alone.
+    fn firewall(self: &Arc<Self>) -> Firewall {
+        let id = Arc::clone(self);
+        Firewall::new(move |_| {
+            let known = id.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+            known.map_or(crate::udx::Verdict::Drop, |remote_id| crate::udx::Verdict::Connect {
+                remote_id,
+            })
+        })
+    }
+}
+
+/// A server, as the node's task sees it.
+#[derive(Debug)]
+pub(super) struct Door {
+    key_pair: KeyPair,
+    /// `None` once it closes.
+    knocks: Option<mpsc::Sender<Knock>>,
+    announced: Option<oneshot::Sender<()>>,
+    /// Who waits until it has been taken back from the network.
+    closed: Vec<oneshot::Sender<()>>,
+}
+
+impl State {
+    /// Somebody wants a connection: reads who, and puts it before the server's door.
+    pub(super) fn knock(&mut self, now: Instant, handshake: IncomingHandshake) {
+        let (id, server) = (handshake.id, handshake.server);
+        let ephemeral = self.ephemeral();
+        let waits = self.doors.get(&server).is_some_and(|door| {
+            let Some(knocks) = &door.knocks else { return false };
+            match Knock::read(handshake, &door.key_pair, ephemeral) {
+                Ok(knock) => knocks.try_send(knock).is_ok(),
+                Err(error) => {
+                    tracing::debug!(%error, "a handshake that is not for us");
+                    false
+                }
+            }
+        });
+        if !waits {
+            self.dht.answer_handshake(now, id, None);
+        }
+    }
+
+    pub(super) fn announced(&mut self, server: ServerId, nodes: usize) {
+        tracing::debug!(nodes, "a server is announced");
+        if nodes > 0
+            && let Some(door) = self.doors.get_mut(&server)
+            && let Some(announced) = door.announced.take()
+        {
+            let _ = announced.send(());
+        }
+    }
+
+    pub(super) fn closed(&mut self, server: ServerId) {
+        if let Some(door) = self.doors.remove(&server) {
+            for waiting in door.closed {
+                let _ = waiting.send(());
+            }
+        }
+    }
+
+    /// Closes a server; the receiver tells when it has been taken back from the network.
+    pub(super) fn close_door(
+        &mut self,
+        now: Instant,
+        server: ServerId,
+    ) -> Option<oneshot::Receiver<()>> {
+        let door = self.doors.get_mut(&server)?;
+        let (sender, receiver) = oneshot::channel();
+        door.closed.push(sender);
+        door.announced = None;
+        if door.knocks.take().is_some() {
+            self.dht.close(now, server);
+        }
+        Some(receiver)
+    }
+
+    pub(super) fn close_doors(&mut self, now: Instant) -> Vec<oneshot::Receiver<()>> {
+        let servers: Vec<_> = self.doors.keys().copied().collect();
+        servers.into_iter().filter_map(|server| self.close_door(now, server)).collect()
+    }
+
+    /// Waits for a server with this key that is closing, if there is one.
+    fn closing_door(
+        &mut self,
+        key: &PublicKey,
+    ) -> Result<Option<oneshot::Receiver<()>>, ListenError> {
+        if self.closing {
+            return Err(ListenError::Stopped);
+        }
+        let door = self.doors.values_mut().find(|door| door.key_pair.public_key() == *key);
+        let Some(door) = door else { return Ok(None) };
+        if door.knocks.is_some() {
+            return Err(ListenError::KeyInUse);
+        }
+        let (sender, receiver) = oneshot::channel();
+        door.closed.push(sender);
+        Ok(Some(receiver))
+    }
+}
+
+/// Why a node cannot listen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// A server with this key is open on this node.
+    #[error("a server with this key is open")]
+    KeyInUse,
+    /// The node has stopped.
+    #[error("the node has stopped")]
+    Stopped,
+}
+
+/// Why a peer that was let in has not come.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AcceptError {
+    /// It has gone, or no path leads to it.
+    #[error("the peer did not come")]
+    Gone,
+    /// It speaks another version.
+    #[error("the peer speaks another version")]
+    Incompatible,
+    /// What it sent is not its handshake's stream.
+    #[error("the peer broke the protocol")]
+    Broken(#[source] ConnectionError),
+    /// Too many streams are open.
+    #[error("too many streams are open")]
+    TooManyStreams,
+    /// The node has stopped.
+    #[error("the node has stopped")]
+    Stopped,
+}
+
+/// Peers that wait to be let in, of about 2 KiB each. Who comes when there are so many hears nothing.
+const BACKLOG: usize = 64;

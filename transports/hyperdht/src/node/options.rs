@@ -1,0 +1,102 @@
+//! How a node is set up.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+};
+
+use hyperdht_proto::{
+    dht::{self, PUBLIC_BOOTSTRAP},
+    rpc::{self, BootstrapNode},
+};
+
+pub use hyperdht_proto::rpc::Role;
+
+/// How a node joins the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeOptions {
+    /// Who is asked first.
+    pub bootstrap: Bootstrap,
+    /// The address of the sockets; `0.0.0.0` for all.
+    pub host: Ipv4Addr,
+    /// The port of the server socket; 0 for any. `None` takes the first free one of 49737 to 49741,
+    /// as the Node package does, or else any.
+    pub port: Option<u16>,
+    /// Whether to keep records for others, and when.
+    pub role: Role,
+    /// Whether to assume, until shown otherwise, that nobody reaches the server socket unasked.
+    pub firewalled: bool,
+}
+
+impl Default for NodeOptions {
+    /// The public network, all addresses, the usual ports, and a part in the network once it has
+    /// shown to be reachable and lasting.
+    fn default() -> Self {
+        Self {
+            bootstrap: Bootstrap::Public,
+            host: Ipv4Addr::UNSPECIFIED,
+            port: None,
+            role: Role::Adaptive,
+            firewalled: true,
+        }
+    }
+}
+
+/// The nodes through which a node finds all others.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Bootstrap {
+    /// Those of the public network.
+    #[default]
+    Public,
+    /// These; none for the first node of a network. Only IPv4 addresses count.
+    Nodes(Vec<SocketAddr>),
+}
+
+impl Bootstrap {
+    fn nodes(&self) -> Vec<BootstrapNode> {
+        match self {
+            Self::Public => PUBLIC_BOOTSTRAP.iter().filter_map(|node| node.parse().ok()).collect(),
+            Self::Nodes(nodes) => nodes
+                .iter()
+                .filter_map(|node| match node {
+                    SocketAddr::V4(address) => Some(BootstrapNode::Address(*address)),
+                    SocketAddr::V6(_) => None,
+                })
+                .collect(),
+        }
+    }
+}
+
+impl NodeOptions {
+    /// The settings of the state machine, once the server socket is bound.
+    pub(super) fn config(&self, server: SocketAddrV4, unix_ms: u64) -> dht::Config {
+        let bootstrap = self.bootstrap.nodes();
+        // A network's first node has nobody who could tell it its address.
+        let alone = bootstrap.is_empty() && !self.firewalled && !server.ip().is_unspecified();
+        dht::Config {
+            rpc: rpc::Config {
+                server_port: server.port(),
+                bootstrap,
+                role: self.role,
+                firewalled: self.firewalled,
+                public_address: alone.then_some(server),
+                ..rpc::Config::default()
+            },
+            unix_ms,
+        }
+    }
+}
+
+/// A node cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The port is taken, the address is not this host's, or the like.
+    #[error("binding a UDP socket at {address}")]
+    Bind {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+}

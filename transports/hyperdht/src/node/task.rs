@@ -1,0 +1,98 @@
+//! The task that drives a node.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use hyperdht_proto::rpc::SocketId;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    core::{Core, Lookup, State},
+    sockets::Inbound,
+};
+use crate::udx::{Datagram, Datagrams};
+
+/// Gives the state machine datagrams and the time, and events to whom they concern, until the node
+/// has stopped.
+pub(super) async fn run(core: Arc<Core>, mut inbound: Inbound, stopped: CancellationToken) {
+    core.sockets().writable().await;
+    loop {
+        let deadline = settle(&core);
+        tokio::select! {
+            biased;
+            () = stopped.cancelled() => return,
+            () = core.changed() => {}
+            Some(datagram) = inbound.server.recv() => {
+                take_in(&core, SocketId::Server, datagram, &mut inbound.server);
+            }
+            Some(datagram) = inbound.client.recv() => {
+                take_in(&core, SocketId::Client, datagram, &mut inbound.client);
+            }
+            () = tokio::time::sleep_until(deadline.into()) => {}
+        }
+    }
+}
+
+/// Takes in what has arrived on a socket, some datagrams at a time.
+fn take_in(core: &Core, socket: SocketId, first: Datagram, more: &mut Datagrams) {
+    let mut state = core.lock();
+    let now = Instant::now();
+    let arrived = std::iter::once(first).chain(std::iter::from_fn(|| more.try_recv()));
+    for datagram in arrived.take(MAX_DATAGRAMS) {
+        if let SocketAddr::V4(from) = datagram.from {
+            state.dht.handle_datagram(now, socket, from, &datagram.bytes);
+        }
+    }
+}
+
+/// Does what is due and tells what has happened; says when to come back.
+fn settle(core: &Arc<Core>) -> Instant {
+    let now = Instant::now();
+    let mut state = core.lock();
+    if state.dht.poll_timeout().is_some_and(|at| at <= now) {
+        state.dht.handle_timeout(now);
+    }
+    look_after_links(&mut state, now);
+    while let Some(event) = state.dht.poll_event() {
+        if let Some(lookup) = state.dispatch(now, event) {
+            tokio::spawn(resolve(Arc::clone(core), lookup));
+        }
+    }
+    core.transmit(&mut state);
+    let link = state.links.first_key_value().map(|(key, _)| key.0);
+    let deadline = state.dht.poll_timeout().into_iter().chain(link).min();
+    deadline.unwrap_or(now + IDLE)
+}
+
+fn look_after_links(state: &mut State, now: Instant) {
+    while let Some(entry) = state.links.first_entry()
+        && entry.key().0 <= now
+    {
+        let number = entry.key().1;
+        let link = entry.remove();
+        if let Some(next) = link.upgrade().and_then(|link| link.tick(now)) {
+            state.links.insert((next, number), link);
+        }
+    }
+}
+
+/// Looks a bootstrap node's name up. The number of entries bounds these tasks, and the system's
+/// resolver their time.
+async fn resolve(core: Arc<Core>, lookup: Lookup) {
+    let Lookup { key, name } = lookup;
+    let found = tokio::net::lookup_host((name.as_str(), 0)).await;
+    let ip = found.ok().into_iter().flatten().find_map(|address| match address {
+        SocketAddr::V4(address) => Some(*address.ip()),
+        SocketAddr::V6(_) => None,
+    });
+    core.with_dht(|dht, now| dht.resolved(now, key, ip));
+}
+
+/// Datagrams taken in at a time, before what follows from them is done.
+const MAX_DATAGRAMS: usize = 64;
+
+/// A node always has something to do within a tick of the routing table.
+const IDLE: Duration = Duration::from_secs(5);
