@@ -2,10 +2,8 @@
 //!
 //! - [`NoisePayload`] rides inside both messages of the [Noise handshake](crate::noise): how to
 //!   reach this peer.
-//! - [`PeerHandshake`] and [`PeerHolepunch`] are the values of the DHT commands of these names, which
-//!   nodes pass on between the peers.
-//! - [`HolepunchPayload`] rides inside the latter, sealed by a [`HolepunchCipher`] that only the two
-//!   peers have; a [`TokenKey`] makes the tokens in it.
+//! - [`HolepunchPayload`] rides inside the DHT command PEER_HOLEPUNCH, sealed by a [`HolepunchCipher`]
+//!   that only the two peers have; a [`TokenKey`] makes the tokens in it.
 //!
 //! The layouts are those of `hyperdht` 6.34, `lib/messages.js` and `lib/secure-payload.js`, checked
 //! against recorded values. Lists are read whole but kept up to a bound, so that a peer with many
@@ -15,14 +13,10 @@ use std::net::{SocketAddrV4, SocketAddrV6};
 
 use hyperdht_encoding::{DecodeError, Decoder, Encode, MAX_ARRAY};
 
-pub use self::{
-    holepunch::{HolepunchCipher, HolepunchPayload, TokenKey},
-    router::{Mode, PeerHandshake, PeerHolepunch},
-};
+pub use self::holepunch::{HolepunchCipher, HolepunchPayload, TokenKey};
 use crate::keys::PublicKey;
 
 mod holepunch;
-mod router;
 
 /// How many items of a list are kept; a longer list is cut. Addresses take 8 to 28 bytes each, a
 /// payload's lists together some 5 KB.
@@ -56,7 +50,7 @@ pub struct NoisePayload {
 /// A server's slot for the holepunch of one handshake.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HolepunchInfo {
-    /// The slot, to be named in [`PeerHolepunch::id`].
+    /// The slot, to be named in the PEER_HOLEPUNCH messages that follow.
     pub id: u64,
     /// The nodes through which to arrange it. At most [`MAX_LIST`].
     pub relays: Vec<RelayInfo>,
@@ -176,12 +170,6 @@ pub enum PayloadError {
     OtherVersion {
         /// The payload's version.
         version: u64,
-    },
-    /// A router message that goes a way that does not exist.
-    #[error("unknown mode {mode}")]
-    UnknownMode {
-        /// The message's mode.
-        mode: u64,
     },
     /// A holepunch payload that does not open with the handshake's key.
     #[error("sealed by somebody else")]

@@ -293,9 +293,7 @@ impl Dial {
     ) -> Result<Answered, DialError> {
         let payload = NoisePayload::decode(payload).map_err(|error| match error {
             PayloadError::OtherVersion { .. } => DialError::Incompatible,
-            PayloadError::Malformed(_)
-            | PayloadError::UnknownMode { .. }
-            | PayloadError::Forged => DialError::Malformed,
+            PayloadError::Malformed(_) | PayloadError::Forged => DialError::Malformed,
         })?;
         if payload.error != ErrorCode::None {
             return Err(DialError::Server(payload.error));

@@ -94,7 +94,7 @@ impl HolepunchCipher {
         Self(XSalsa20Poly1305::new(&key.into()))
     }
 
-    /// The bytes of [`PeerHolepunch::payload`](super::PeerHolepunch::payload). `nonce` is 24 fresh
+    /// The payload of a PEER_HOLEPUNCH message. `nonce` is 24 fresh
     /// random bytes.
     pub fn seal(&self, payload: &HolepunchPayload, nonce: [u8; 24]) -> Vec<u8> {
         let mut sealed = nonce.to_vec();

@@ -1,10 +1,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
-use serde_json::Value;
 
 use super::*;
-use crate::test_vectors::{HANDSHAKE, HYPERDHT, address, all, bytes, vector};
+use crate::test_vectors::{HANDSHAKE, HYPERDHT, bytes, vector};
 
 fn at(last: u8, port: u16) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, last), port)
@@ -135,81 +134,6 @@ fn unnamed_codes_are_understood_as_far_as_possible() {
     assert_eq!(payload.firewall, Firewall::Unknown);
 }
 
-fn mode(code: &Value) -> Mode {
-    match code.as_u64() {
-        Some(0) => Mode::FromClient,
-        Some(1) => Mode::FromServer,
-        Some(2) => Mode::FromRelay,
-        Some(3) => Mode::FromSecondRelay,
-        Some(4) => Mode::Reply,
-        _ => panic!("mode {code} was recorded"),
-    }
-}
-
-fn optional_address(value: &Value) -> Option<SocketAddrV4> {
-    (!value.is_null()).then(|| address(value))
-}
-
-#[test]
-fn handshake_values_of_every_hop_are_the_recorded_ones() {
-    let exchange = vector(HANDSHAKE, "PEER_HANDSHAKE noise exchange");
-    let recorded = all(HYPERDHT).into_iter().chain(all(HANDSHAKE)).filter(|vector| {
-        let name = vector["name"].as_str().unwrap();
-        name.starts_with("handshake") || name.starts_with("hop value")
-    });
-    let mut seen = 0;
-    for vector in recorded {
-        seen += 1;
-        let input = &vector["input"];
-        // A hop names the message that it carries; elsewhere its bytes are given.
-        let noise = match input["noise"].as_str() {
-            Some(message) => bytes(&exchange[message]),
-            None => bytes(&input["noise"]),
-        };
-        let value = PeerHandshake {
-            mode: mode(&input["mode"]),
-            noise: &noise,
-            peer_address: optional_address(&input["peerAddress"]),
-            relay_address: optional_address(&input["relayAddress"]),
-        };
-        let wire = bytes(&vector["hex"]);
-        assert_eq!(value.encode(), wire, "{vector}");
-        assert_eq!(PeerHandshake::decode(&wire), Ok(value), "{vector}");
-    }
-    assert_eq!(seen, 12);
-}
-
-#[test]
-fn holepunch_values_are_the_recorded_ones() {
-    let recorded = all(HYPERDHT).into_iter().filter(|vector| {
-        let name = vector["name"].as_str().unwrap();
-        name == "holepunch" || name == "holepunch no address"
-    });
-    let mut seen = 0;
-    for vector in recorded {
-        seen += 1;
-        let input = &vector["input"];
-        let payload = bytes(&input["payload"]);
-        let value = PeerHolepunch {
-            mode: mode(&input["mode"]),
-            id: input["id"].as_u64().unwrap(),
-            payload: &payload,
-            peer_address: optional_address(&input["peerAddress"]),
-        };
-        let wire = bytes(&vector["hex"]);
-        assert_eq!(value.encode(), wire, "{vector}");
-        assert_eq!(PeerHolepunch::decode(&wire), Ok(value), "{vector}");
-    }
-    assert_eq!(seen, 3);
-}
-
-#[test]
-fn ways_that_do_not_exist_are_named() {
-    let unknown = PayloadError::UnknownMode { mode: 5 };
-    assert_eq!(PeerHandshake::decode(&[0, 5, 0]), Err(unknown));
-    assert_eq!(PeerHolepunch::decode(&[0, 5, 0, 0]), Err(unknown));
-}
-
 fn any_address() -> impl Strategy<Value = SocketAddrV4> {
     any::<([u8; 4], u16)>().prop_map(|(host, port)| SocketAddrV4::new(host.into(), port))
 }
@@ -259,22 +183,8 @@ proptest! {
     #[test]
     fn any_bytes_are_answered(mut bytes: Vec<u8>) {
         let _ = NoisePayload::decode(&bytes);
-        let _ = PeerHandshake::decode(&bytes);
-        let _ = PeerHolepunch::decode(&bytes);
         // And past the version.
         bytes.insert(0, 1);
         let _ = NoisePayload::decode(&bytes);
-    }
-
-    #[test]
-    fn what_is_read_is_written_alike(bytes: Vec<u8>) {
-        if let Ok(value) = PeerHandshake::decode(&bytes) {
-            let wire = value.encode();
-            prop_assert_eq!(PeerHandshake::decode(&wire), Ok(value));
-        }
-        if let Ok(value) = PeerHolepunch::decode(&bytes) {
-            let wire = value.encode();
-            prop_assert_eq!(PeerHolepunch::decode(&wire), Ok(value));
-        }
     }
 }
