@@ -101,7 +101,7 @@ pub struct ClientSpec {
     pub hostname: String,
     /// 64 hex digits that give the key pair which serves the metrics; random when absent.
     pub seed: Option<String>,
-    /// Whether it keeps its scrapes to itself; [`Client::scrapes`] then stays 0.
+    /// Whether it keeps its scrapes to itself.
     pub quiet: bool,
     /// What it answers.
     pub metrics: MetricsSource,
