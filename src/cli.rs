@@ -13,6 +13,7 @@ use dht_prometheus::{
     config::{Config, ConfigError, Knob, Layers, Seed},
     telemetry, transport,
 };
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
@@ -30,6 +31,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Runs the command that the arguments name.
 pub(crate) fn main() -> ExitCode {
+    raise_file_limit();
     let matches = command().get_matches();
     let outcome = match matches.subcommand() {
         None => run(&matches),
@@ -49,6 +51,15 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Lets the process open as many files as the system allows it to: the usual soft limit is less than
+/// the HTTP connections that may be open. Node does the same at its start.
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Refused, it works with what it has.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 fn command() -> Command {
