@@ -13,6 +13,7 @@ use std::io::Write as _;
 
 mod bridge;
 mod http;
+pub mod lab;
 mod lines;
 mod node;
 mod process;

@@ -1,0 +1,228 @@
+//! Programs in the lab: public DHT nodes, echo servers and clients, in Node and in Rust.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use super::{NatLab, Place};
+use crate::Process;
+
+/// Whose HyperDHT a peer runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stack {
+    /// The npm package.
+    Node,
+    /// Ours.
+    Rust,
+}
+
+/// How peers of both stacks are started: `nat-peer.mjs` and the example `echo`, which print alike.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    node: PathBuf,
+    rust: PathBuf,
+}
+
+impl Peers {
+    /// Builds the example, with the options that cargo knows as `--release` if asked for.
+    ///
+    /// # Panics
+    /// When the Node packages are missing or the example does not build.
+    #[must_use]
+    pub fn find(release: bool) -> Self {
+        static DEBUG: OnceLock<PathBuf> = OnceLock::new();
+        static RELEASE: OnceLock<PathBuf> = OnceLock::new();
+        let interop =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../transports/hyperdht/tests/interop");
+        let packages = interop.join("node_modules");
+        assert!(packages.is_dir(), "{}: `cargo xtask test` installs it", packages.display());
+        let built = if release { &RELEASE } else { &DEBUG };
+        let rust = built.get_or_init(|| build_example(release)).clone();
+        Self { node: interop.join("nat-peer.mjs"), rust }
+    }
+
+    /// Starts a peer in a place, with the arguments that both kinds take.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start(&self, lab: &NatLab, place: Place, stack: Stack, args: &[&str]) -> Process {
+        let mut words = lab.words(place);
+        match stack {
+            Stack::Node => words.extend(["node".to_owned(), self.node.display().to_string()]),
+            Stack::Rust => words.push(self.rust.display().to_string()),
+        }
+        let (program, before) = words.split_first().expect("there are words");
+        let mut command = Process::bound_command(program);
+        command.args(before).args(args);
+        Process::spawn(&format!("a {stack:?} peer ({})", args.join(" ")), command)
+    }
+
+    /// Starts an echo server and waits until it is announced; gives its key, too.
+    ///
+    /// # Panics
+    /// When it is not in time.
+    #[must_use]
+    pub fn serve(
+        &self,
+        lab: &NatLab,
+        network: &Network,
+        place: Place,
+        stack: Stack,
+    ) -> (Process, String) {
+        let seed = network.next_seed();
+        let server = self.start(lab, place, stack, &["serve", network.bootstrap(), &seed]);
+        let key = server
+            .expect_line("`listening`", |line| line.strip_prefix("listening ").map(str::to_owned));
+        (server, key)
+    }
+
+    /// Dials an echo server so many times from one fresh process, each within `limit`; what is not
+    /// done by then counts as failed.
+    ///
+    /// # Panics
+    /// When the process does not join the network.
+    #[must_use]
+    pub fn dial(
+        &self,
+        (lab, network): (&NatLab, &Network),
+        place: Place,
+        stack: Stack,
+        key: &str,
+        (dials, limit): (u8, Duration),
+    ) -> Vec<Dial> {
+        let args = ["dial", network.bootstrap(), key, &dials.to_string()];
+        let client = self.start(lab, place, stack, &args);
+        client.expect_line("`joined`", |line| (line == "joined").then_some(()));
+        (0..dials).map(|number| Dial::read(&client, number.into(), limit)).collect()
+    }
+}
+
+/// What has come of a dial.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Dial {
+    /// A message went there and back.
+    Echoed {
+        /// Milliseconds until the stream was open.
+        open_ms: f64,
+        /// Milliseconds until the echo was there.
+        echoed_ms: f64,
+    },
+    /// It failed.
+    Failed {
+        /// Milliseconds until then.
+        after_ms: f64,
+        /// What the client says.
+        reason: String,
+    },
+    /// Nothing, within the time that it had.
+    Late,
+}
+
+impl Dial {
+    /// Reads the lines of the dial of this number.
+    fn read(client: &Process, number: usize, limit: Duration) -> Self {
+        let deadline = Instant::now() + limit;
+        let mut ended = 0;
+        let mut open_ms = None;
+        let ending = client.stdout().find_from(0, deadline, |line| {
+            let mut words = line.splitn(3, ' ');
+            let (word, ms) = (words.next()?, words.next()?.parse().ok()?);
+            if word == "open" && ended == number {
+                open_ms = Some(ms);
+            }
+            if word != "echoed" && word != "failed" {
+                return None;
+            }
+            ended += 1;
+            let reason = words.next().unwrap_or_default().to_owned();
+            (ended == number + 1).then(|| (word == "echoed", ms, reason))
+        });
+        match (ending, open_ms) {
+            (Some((true, echoed_ms, _)), Some(open_ms)) => Self::Echoed { open_ms, echoed_ms },
+            (Some((_, after_ms, reason)), _) => Self::Failed { after_ms, reason },
+            (None, _) => Self::Late,
+        }
+    }
+}
+
+/// A DHT on the public hosts of a lab.
+#[derive(Debug)]
+pub struct Network {
+    bootstrap: String,
+    nodes: Vec<Process>,
+    seeds: std::cell::Cell<u64>,
+}
+
+impl Network {
+    /// Starts a node on each of so many public hosts: the first one, which all others start from, in
+    /// Node, and the others by turns as `stacks` says.
+    ///
+    /// # Panics
+    /// When one does not come up.
+    #[must_use]
+    pub fn start(lab: &NatLab, peers: &Peers, stacks: &[Stack], hosts: u8) -> Self {
+        let bootstrap = format!("5.5.0.11:{PORT}");
+        let first = peers.start(lab, Place::Public(1), Stack::Node, &["node", "5.5.0.11", PORT]);
+        expect_ready(&first);
+        let further = (2..=hosts).zip(stacks.iter().cycle()).map(|(host, stack)| {
+            let address = format!("5.5.0.{}", 10 + host);
+            peers.start(lab, Place::Public(host), *stack, &["node", &address, PORT, &bootstrap])
+        });
+        let nodes: Vec<_> = further.collect();
+        nodes.iter().for_each(expect_ready);
+        let nodes = std::iter::once(first).chain(nodes).collect();
+        Self { bootstrap, nodes, seeds: std::cell::Cell::new(0) }
+    }
+
+    /// The address of the first node.
+    #[must_use]
+    pub fn bootstrap(&self) -> &str {
+        &self.bootstrap
+    }
+
+    /// The running nodes, for their logs.
+    #[must_use]
+    pub fn nodes(&self) -> &[Process] {
+        &self.nodes
+    }
+
+    /// A seed that no server of this network has had, in hexadecimal.
+    fn next_seed(&self) -> String {
+        self.seeds.set(self.seeds.get() + 1);
+        format!("{:064x}", self.seeds.get())
+    }
+}
+
+fn expect_ready(node: &Process) {
+    node.expect_line("`ready`", |line| line.starts_with("ready").then_some(()));
+}
+
+fn build_example(release: bool) -> PathBuf {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    // All of the workspace, since fewer packages would have dependencies built with other features.
+    build.args(["build", "--quiet", "--locked", "--workspace", "--example", "echo"]);
+    build.args(["--message-format", "json"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    if release {
+        build.arg("--release");
+    }
+    let output = build.output().expect("cargo runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "the example does not build: {stderr}");
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut built = lines.lines().filter_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let echo = message["target"]["name"] == "echo";
+        message["executable"].as_str().filter(|_| echo).map(PathBuf::from)
+    });
+    built.next_back().expect("cargo says where the example is")
+}
+
+/// The usual port of DHT nodes.
+const PORT: &str = "49737";

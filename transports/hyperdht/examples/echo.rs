@@ -1,0 +1,142 @@
+//! An echo server and its client, over any HyperDHT network.
+//!
+//! ```text
+//! cargo run -p hyperdht-rs --example echo -- node HOST PORT [BOOTSTRAP]
+//! cargo run -p hyperdht-rs --example echo -- serve BOOTSTRAP SEED
+//! cargo run -p hyperdht-rs --example echo -- dial BOOTSTRAP KEY DIALS
+//! ```
+//!
+//! `node` is a public node of the DHT, a network's first one without BOOTSTRAP, and prints
+//! `ready HOST:PORT`. `serve` prints `listening KEY`. `dial` connects so many times, one after
+//! another, and has a message echoed each time; it prints `joined`, then for each dial `open MS` and
+//! `echoed MS`, or `failed MS REASON`; times count from the dial.
+//!
+//! BOOTSTRAP is HOST:PORT, several with commas, or `public`; keys and seeds are 64 hexadecimal digits.
+//! It ends when its standard input does. The NAT lab of the tests runs it beside `nat-peer.mjs`,
+//! which is the same in Node.
+#![expect(clippy::print_stdout, reason = "what it prints is its purpose")]
+
+use std::{
+    error::Error,
+    io,
+    net::SocketAddr,
+    process,
+    time::{Duration, Instant},
+};
+
+use hyperdht_rs::{
+    Bootstrap, Connection, KeyPair, Node, NodeOptions, PublicKey,
+    connection::ConnectionError,
+    node::{Incoming, Role},
+};
+use rand::{RngExt as _, rngs::StdRng};
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Failure> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    std::thread::spawn(|| {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        process::exit(0);
+    });
+    match words[..] {
+        ["node", host, port] => node(host, port, "").await,
+        ["node", host, port, bootstrap] => node(host, port, bootstrap).await,
+        ["serve", bootstrap, seed] => serve(bootstrap, seed).await,
+        ["dial", bootstrap, key, dials] => dial(bootstrap, key, dials).await,
+        _ => {
+            Err("node HOST PORT [BOOTSTRAP], serve BOOTSTRAP SEED or dial BOOTSTRAP KEY DIALS"
+                .into())
+        }
+    }
+}
+
+async fn node(host: &str, port: &str, bootstrap: &str) -> Result<(), Failure> {
+    let options = NodeOptions {
+        host: host.parse()?,
+        port: Some(port.parse()?),
+        role: Role::Persistent,
+        firewalled: false,
+        ..options(bootstrap)?
+    };
+    let node = Node::start(options).await?;
+    println!("ready {}", node.local_addr());
+    std::future::pending().await
+}
+
+async fn serve(bootstrap: &str, seed: &str) -> Result<(), Failure> {
+    let node = Node::start(options(bootstrap)?).await?;
+    let mut server = node.listen(KeyPair::from_seed(&bytes(seed)?)).await?;
+    println!("listening {}", digits(server.public_key().as_bytes()));
+    while let Some(incoming) = server.accept().await {
+        tokio::spawn(async {
+            // A peer that goes away is nothing to an echo.
+            let _ = echo(incoming).await;
+        });
+    }
+    Ok(())
+}
+
+async fn echo(incoming: Incoming) -> Result<(), Failure> {
+    let mut connection = incoming.accept().await?;
+    while let Some(message) = connection.recv().await? {
+        connection.send(message).await?;
+    }
+    Ok(connection.finish().await?)
+}
+
+async fn dial(bootstrap: &str, key: &str, dials: &str) -> Result<(), Failure> {
+    let node = Node::start(options(bootstrap)?).await?;
+    println!("joined");
+    let me = KeyPair::from_seed(&rand::make_rng::<StdRng>().random());
+    let server = PublicKey::from_bytes(bytes(key)?);
+    for _ in 0..dials.parse()? {
+        let began = Instant::now();
+        match node.connect(&me, server).await {
+            Ok(connection) => talk(connection, began).await?,
+            Err(error) => println!("failed {:.1} {error}", ms(began)),
+        }
+    }
+    node.shutdown().await;
+    Ok(())
+}
+
+async fn talk(mut connection: Connection, began: Instant) -> Result<(), ConnectionError> {
+    println!("open {:.1}", ms(began));
+    connection.send("a message to be echoed".into()).await?;
+    connection.recv().await?;
+    println!("echoed {:.1}", ms(began));
+    connection.finish().await?;
+    // The server ends its half, too, unless it was lost meanwhile.
+    let _ = tokio::time::timeout(PARTING, connection.recv()).await;
+    Ok(())
+}
+
+fn options(bootstrap: &str) -> Result<NodeOptions, Failure> {
+    let nodes = bootstrap.split(',').filter(|node| !node.is_empty());
+    let bootstrap = match bootstrap {
+        "public" => Bootstrap::Public,
+        _ => Bootstrap::Nodes(nodes.map(str::parse).collect::<Result<Vec<SocketAddr>, _>>()?),
+    };
+    Ok(NodeOptions { bootstrap, ..NodeOptions::default() })
+}
+
+fn ms(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1000.0
+}
+
+fn bytes(text: &str) -> Result<[u8; 32], Failure> {
+    let two = |at| text.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
+    let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(two).collect();
+    let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
+    bytes.ok_or_else(|| "a key or seed has 64 hexadecimal digits".into())
+}
+
+fn digits(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// How long the end of a connection is waited for.
+const PARTING: Duration = Duration::from_secs(2);
