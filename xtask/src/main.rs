@@ -10,6 +10,7 @@ use std::{
 
 mod compare;
 mod install;
+mod nat;
 
 const HELP: &str = "\
 Usage: cargo xtask <COMMAND> [OPTIONS] [-- <ARGUMENTS OF cargo test>]
@@ -19,6 +20,7 @@ Commands:
            clients and a real Prometheus included
   ci       Formatting, lints, documentation, licences and sources of what is built on, then `test`
   compare  Measures the Node bridge and ours side by side (`cargo xtask compare --help`)
+  nat      Measures connections across NATs, Node's and ours side by side (`cargo xtask nat --help`)
 
 Options:
   --no-install   Install nothing; what is missing fails the test that needs it
@@ -61,18 +63,24 @@ fn run(mut words: Vec<std::ffi::OsString>) -> Result<(), Failure> {
         Some("compare") => Some(compare::Options::parse(&mut arguments).map_err(|e| usage(&e))?),
         _ => None,
     };
+    let crossing = match command.as_deref() {
+        Some("nat") => Some(nat::Options::parse(&mut arguments).map_err(|e| usage(&e))?),
+        _ => None,
+    };
     let rest = arguments.finish();
     if let Some(unknown) = rest.first() {
         return Err(usage(&format!("unknown argument {}", unknown.display())));
     }
-    match (command.as_deref(), comparison) {
-        (_, Some(_)) if help => print_help(compare::HELP),
+    match (command.as_deref(), comparison, crossing) {
+        (_, Some(_), _) if help => print_help(compare::HELP),
+        (_, _, Some(_)) if help => print_help(nat::HELP),
         _ if help => print_help(HELP),
-        (_, Some(options)) => return compare::run(&options, install, &root()),
-        (Some("test"), _) => return test(install, &for_cargo),
-        (Some("ci"), _) => return ci(install, &for_cargo),
-        (Some(other), _) => return Err(usage(&format!("unknown command {other}"))),
-        (None, _) => return Err(usage("a command is missing")),
+        (_, Some(options), _) => return compare::run(&options, install, &root()),
+        (_, _, Some(options)) => return nat::run(&options, install, &root()),
+        (Some("test"), ..) => return test(install, &for_cargo),
+        (Some("ci"), ..) => return ci(install, &for_cargo),
+        (Some(other), ..) => return Err(usage(&format!("unknown command {other}"))),
+        (None, ..) => return Err(usage("a command is missing")),
     }
     Ok(())
 }
@@ -121,6 +129,9 @@ fn deny(install: bool) -> Result<(), Failure> {
 
 fn test(install: bool, for_cargo: &[std::ffi::OsString]) -> Result<(), Failure> {
     let tools = if install { install::missing(&root())? } else { install::present(&root()) };
+    if install {
+        install::lab();
+    }
     let mut tests = cargo(&["test", "--workspace", "--locked"]);
     tests.args(for_cargo).env("DHT_PROM_INTEROP", "1").env("HYPERDHT_INTEROP", "1");
     if let Some(folder) = tools {
