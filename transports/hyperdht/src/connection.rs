@@ -22,7 +22,10 @@ use hyperdht_proto::{
 use tokio_util::task::TaskTracker;
 
 use self::life::Life;
-use crate::{node::Shared, udx::UdxStream};
+use crate::{
+    node::{PoolSocket, Shared},
+    udx::UdxStream,
+};
 
 /// A connection to a peer that has proved its key: messages both ways, in order, encrypted.
 ///
@@ -94,10 +97,21 @@ impl Connection {
             stream,
             out: Mutex::new(out),
             life: Life::new(now),
+            socket: Mutex::new(None),
         });
         let ends = Arc::new(Ends { link, _node: Arc::clone(node), tasks: node.tasks() });
         let receiver = Receiver { ends: Arc::clone(&ends), reader, ended: false };
         Self { sender: Sender { ends }, receiver }
+    }
+
+    /// Keeps the socket open that the stream runs over, if it is one for crossing NATs.
+    pub(crate) fn hold(&self, socket: Option<Arc<PoolSocket>>) {
+        self.sender.ends.link.hold(socket);
+    }
+
+    /// Where the stream goes, while it is connected.
+    pub(crate) fn path(&self) -> Option<udx::Path> {
+        self.sender.ends.link.stream.info().path
     }
 
     pub(crate) fn link(&self) -> Weak<Link> {
@@ -260,12 +274,21 @@ pub(crate) struct Link {
     stream: UdxStream,
     out: Mutex<Out>,
     life: Life,
+    /// The socket that the stream runs over, if it is one for crossing NATs.
+    socket: Mutex<Option<Arc<PoolSocket>>>,
 }
 
 impl Link {
     /// Locked for moments, never across an await.
     fn out(&self) -> MutexGuard<'_, Out> {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hold(&self, socket: Option<Arc<PoolSocket>>) {
+        let mut held = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *held, socket);
+        drop(held);
+        drop(before);
     }
 
     /// Does what is due to keep the connection alive and to notice its end; says when to be called

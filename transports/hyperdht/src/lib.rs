@@ -2,8 +2,8 @@
 //!
 //! A [`Node`] joins a network, finds peers by their public keys and connects to them, and takes in
 //! connections under as many keys of its own as wanted. It speaks the protocol of the npm package
-//! hyperdht 6.34. Where both sides are behind NATs that no neighbourhood or open port helps across,
-//! there is no connection: holes are not punched.
+//! hyperdht 6.34. Where both sides are behind NATs, holes are punched; only where both NATs give each
+//! destination another port, there is no connection.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {

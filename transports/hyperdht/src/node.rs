@@ -5,6 +5,7 @@ mod dialling;
 mod lifetime;
 mod listening;
 mod options;
+mod punching;
 mod queries;
 mod sockets;
 mod task;
@@ -17,6 +18,7 @@ use hyperdht_proto::{
 };
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::sockets::PoolSocket;
 use self::{core::Core, lifetime::Lifetime};
 pub use self::{
     dialling::ConnectError,
@@ -82,8 +84,9 @@ impl Node {
 
     /// Connects to the server with this key, as `key_pair`.
     ///
-    /// Cancel-safe: when the call is dropped, a server that was reached already is told. It takes at
-    /// most half a minute; callers with less time drop it earlier.
+    /// Where both sides are behind NATs, a hole is punched. Cancel-safe: when the call is dropped, a
+    /// server that was reached already is told. It takes at most half a minute, and a minute where a
+    /// NAT gives each destination a port of its own; callers with less time drop it earlier.
     ///
     /// # Errors
     /// [`ConnectError`].

@@ -108,6 +108,25 @@ impl Socket {
         }
     }
 
+    /// Sends one datagram at once, also from a socket that is so new that the runtime has not looked at
+    /// it yet. `ttl` is how many hops it may take, where that is not the usual number.
+    ///
+    /// # Errors
+    /// As [`Socket::try_send`].
+    pub(crate) fn send_now(
+        &self,
+        destination: SocketAddr,
+        contents: &[u8],
+        ttl: Option<u8>,
+    ) -> io::Result<()> {
+        if let Some(ttl) = ttl {
+            return send_with_ttl(&self.io, destination, contents, ttl);
+        }
+        let transmit =
+            Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None };
+        self.state.try_send(UdpSockRef::from(&self.io), &transmit)
+    }
+
     /// Waits until it takes datagrams. A new one does so once the runtime has looked at it for the
     /// first time.
     ///
@@ -209,6 +228,29 @@ fn without_extras(io: &UdpSocket) {
 
 #[cfg(not(target_os = "linux"))]
 fn without_extras(_io: &UdpSocket) {}
+
+/// The number of hops goes with the datagram, so that no other one is affected.
+#[cfg(target_os = "linux")]
+fn send_with_ttl(io: &UdpSocket, to: SocketAddr, contents: &[u8], ttl: u8) -> io::Result<()> {
+    use std::{io::IoSlice, os::fd::AsRawFd};
+
+    use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
+
+    let (to, hops) = (SockaddrStorage::from(to), i32::from(ttl));
+    let extra = [ControlMessage::Ipv4Ttl(&hops)];
+    sendmsg(io.as_raw_fd(), &[IoSlice::new(contents)], &extra, MsgFlags::empty(), Some(&to))?;
+    Ok(())
+}
+
+/// Where the number cannot go with the datagram, it is the socket's for a moment.
+#[cfg(not(target_os = "linux"))]
+fn send_with_ttl(io: &UdpSocket, to: SocketAddr, contents: &[u8], ttl: u8) -> io::Result<()> {
+    let usual = io.ttl()?;
+    io.set_ttl(ttl.into())?;
+    let sent = socket2::SockRef::from(io).send_to(contents, &to.into());
+    io.set_ttl(usual)?;
+    sent.map(drop)
+}
 
 /// Sizes of the receive buffer that are asked for in turn: libudx's, and one above them for
 /// senders that use segmentation offload.

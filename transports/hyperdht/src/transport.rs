@@ -257,9 +257,11 @@ impl From<ConnectError> for TransportError {
                 let reason = "the peer's answer is not understood";
                 Self::Handshake { reason, source: Some(Box::new(error)) }
             }
-            ConnectError::Dial(_) | ConnectError::HolepunchAborted | ConnectError::TooMany => {
-                Self::Unreachable { source: Some(Box::new(error)) }
-            }
+            ConnectError::Dial(_)
+            | ConnectError::HolepunchAborted
+            | ConnectError::CannotHolepunch
+            | ConnectError::Punch(_)
+            | ConnectError::TooMany => Self::Unreachable { source: Some(Box::new(error)) },
         }
     }
 }

@@ -83,11 +83,16 @@
 //!
 //! An idle stream costs 2 KB, buffers and handle included, and no CPU.
 
+mod bell;
 mod driver;
 mod shared;
 mod stream;
 
-use std::{fmt, io, net::SocketAddr, sync::Arc};
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -98,7 +103,10 @@ pub use hyperdht_proto::udx::{
 };
 
 pub use self::stream::UdxStream;
-use self::{driver::Driver, shared::Handle};
+use self::{
+    driver::Driver,
+    shared::{Foreign, Handle},
+};
 use crate::socket::Socket;
 
 /// One node's UDX. Clones are the same node.
@@ -129,9 +137,24 @@ impl Udx {
     pub fn bind(&self, addr: SocketAddr) -> io::Result<(UdxSocket, Datagrams)> {
         let socket = Arc::new(Socket::bind(addr)?);
         let (sender, receiver) = mpsc::channel(MAX_DATAGRAMS);
-        let id = self.handle.add_socket(Arc::clone(&socket), sender);
+        let id = self.handle.add_socket(Arc::clone(&socket), Foreign::Own(sender));
         let socket = UdxSocket { handle: self.handle.clone(), id, socket };
         Ok((socket, Datagrams { receiver }))
+    }
+
+    /// Binds one of many sockets to any port of `host`. Such sockets cost the task nothing while
+    /// they are quiet, and what comes in there for no stream goes into one queue, with a number of the
+    /// caller's.
+    pub(crate) fn bind_to_pool(
+        &self,
+        host: IpAddr,
+        number: u32,
+        queue: &mpsc::Sender<(u32, Datagram)>,
+    ) -> io::Result<UdxSocket> {
+        let socket = Arc::new(Socket::bind(SocketAddr::new(host, 0))?);
+        let foreign = Foreign::Pool(number, queue.clone());
+        let id = self.handle.add_socket(Arc::clone(&socket), foreign);
+        Ok(UdxSocket { handle: self.handle.clone(), id, socket })
     }
 
     /// Makes a stream that peers address as `id`, over whichever socket they reach this node.
@@ -225,4 +248,4 @@ impl Datagrams {
 }
 
 /// Datagrams that wait for [`Datagrams::recv`]: 2 MiB per socket at most.
-const MAX_DATAGRAMS: usize = 1024;
+pub(crate) const MAX_DATAGRAMS: usize = 1024;

@@ -4,15 +4,16 @@
 //! [`Dial`] is the client's half: it finds nodes that know the server, has them pass a handshake on,
 //! and decides by the answer [how to connect](Plan). [`Knock`] is the server's half: it says who wants to
 //! connect, and, once the caller lets the peer in, what to answer and where to expect its stream.
-//! Neither moves a stream's bytes: UDX streams are opened by the caller, who gives their ids.
+//! Where NATs are in between, a [`Puncher`] makes holes into them for both. None of them moves a
+//! stream's bytes: UDX streams are opened by the caller, who gives their ids.
 //!
 //! The order of the decisions is that of the npm package hyperdht 6.34 (`lib/connect.js`,
-//! `lib/server.js`). Where a NAT on both sides makes a holepunch or a relay necessary, a dial ends
-//! with [`DialError::CannotHolepunch`] and a server waits in vain.
+//! `lib/server.js`).
 
 pub mod address;
 mod dial;
 mod knock;
+mod punch;
 mod relay_cache;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,10 @@ use std::{net::SocketAddrV4, time::Duration};
 pub use self::{
     dial::{Answered, Dial, DialError, DialEvent, DialSpec, MAX_CANDIDATES, Plan},
     knock::{Admission, Knock, KnockError, Meeting},
+    punch::{
+        Invitation, MAX_DIALLED, MAX_EXPECTED, MAX_EXPECTED_PER_HOST, PUNCH_BYTE, PunchCommand,
+        PunchError, PunchEvent, PunchId, Puncher,
+    },
     relay_cache::RelayCache,
 };
 use crate::{

@@ -8,7 +8,7 @@ use std::{
 };
 
 use hyperdht_proto::{
-    connect::RelayCache,
+    connect::{PunchId, Puncher, RelayCache},
     dht::{Dht, Event, ServerId},
     keys::KeyPair,
     rpc::{self, QueryId, RequestId, Response},
@@ -20,8 +20,9 @@ use super::{
     dialling::DialEntry,
     listening::Door,
     options::{NodeOptions, StartError},
+    punching::End,
     queries::QueryEntry,
-    sockets::{Inbound, Sockets, local_addresses},
+    sockets::{Inbound, PoolSocket, Sockets, local_addresses},
 };
 use crate::{
     connection::{Connection, Link},
@@ -45,6 +46,11 @@ pub(super) struct State {
     pub(super) dht: Dht,
     pub(super) rng: StdRng,
     pub(super) relays: RelayCache,
+    pub(super) puncher: Puncher,
+    /// Sockets that the puncher wants open.
+    pub(super) pool: BTreeMap<u32, Arc<PoolSocket>>,
+    /// Who waits for what comes of a punch.
+    pub(super) punches: BTreeMap<PunchId, oneshot::Sender<End>>,
     pub(super) dials: BTreeMap<u64, DialEntry>,
     pub(super) doors: BTreeMap<ServerId, Door>,
     pub(super) queries: BTreeMap<QueryId, QueryEntry>,
@@ -87,11 +93,15 @@ impl Core {
         let mut rng: StdRng = rand::make_rng();
         let config = options.config(sockets.server_addr(), unix_ms);
         let dht = Dht::new(config, Instant::now(), StdRng::from_rng(&mut rng));
+        let puncher = Puncher::new(StdRng::from_rng(&mut rng));
         let (ready, is_ready) = oneshot::channel();
         let state = State {
             dht,
             rng,
             relays: RelayCache::default(),
+            puncher,
+            pool: BTreeMap::new(),
+            punches: BTreeMap::new(),
             dials: BTreeMap::new(),
             doors: BTreeMap::new(),
             queries: BTreeMap::new(),
@@ -153,6 +163,8 @@ impl Core {
     }
 
     pub(super) fn transmit(&self, state: &mut State) {
+        // Some of the datagrams leave from sockets that are opened here.
+        self.obey_puncher(state);
         while let Some(transmit) = state.dht.poll_transmit() {
             self.sockets.send(&transmit);
         }
@@ -197,13 +209,12 @@ impl Core {
 impl State {
     /// Brings an event to whom it concerns.
     pub(super) fn dispatch(&mut self, now: Instant, event: Event) -> Option<Lookup> {
+        let event = self.puncher.handle(&mut self.dht, now, event)?;
         match event {
             Event::Rpc(event) => return self.rpc_event(event),
             Event::Handshake(handshake) => self.knock(now, handshake),
             Event::Announced { server, nodes } => self.announced(server, nodes),
             Event::Closed(server) => self.closed(server),
-            // A puncher would take part from here on.
-            Event::Holepunch(_) | Event::HolepunchDone { .. } => {}
             Event::Found { .. } | Event::Done { .. } | Event::HandshakeDone { .. } | _ => {
                 if let Some(event) = self.dial_event(now, event) {
                     self.query_event(now, event);
@@ -230,6 +241,25 @@ impl State {
             let _ = ready.send(());
         }
         None
+    }
+}
+
+impl State {
+    /// When something is due next.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let link = self.links.first_key_value().map(|(key, _)| key.0);
+        [self.dht.poll_timeout(), self.puncher.poll_timeout(), link].into_iter().flatten().min()
+    }
+
+    /// Does what is due of the protocol.
+    pub(super) fn keep_time(&mut self, now: Instant) {
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if is_due(self.dht.poll_timeout()) {
+            self.dht.handle_timeout(now);
+        }
+        if is_due(self.puncher.poll_timeout()) {
+            self.puncher.handle_timeout(&mut self.dht, now);
+        }
     }
 }
 

@@ -2,12 +2,16 @@
 
 use std::{
     net::SocketAddrV4,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use hyperdht_proto::{
-    connect::{Answered, Dial, DialError, DialEvent, DialSpec, FIRST_PACKET_WAIT, Plan},
+    connect::{
+        Answered, Dial, DialError, DialEvent, DialSpec, FIRST_PACKET_WAIT, Invitation, Plan,
+        PunchError,
+    },
     dht::Event,
     keys::{KeyPair, PublicKey},
     rpc,
@@ -17,6 +21,8 @@ use tokio::{sync::oneshot, time::timeout};
 use super::{
     Shared,
     core::{Core, State},
+    punching::Punch,
+    sockets::PoolSocket,
 };
 use crate::{
     connection::Connection,
@@ -78,9 +84,10 @@ async fn dial(
             biased;
             () = closing.cancelled() => Err(ConnectError::Stopped),
             () = reply.closed() => return part(core, &stream, &door, Ok(Ok(answered))).await,
-            met = meet(core, &stream, &door, &answered) => met.map(|()| {
+            met = meet(&shared, &stream, &door, &answered) => met.map(|socket| {
                 let nonce = core.with(|state, _| state.random());
                 let connection = Connection::start(&shared, stream, &answered.keys, nonce);
+                connection.hold(socket);
                 core.adopt(&connection);
                 connection
             }),
@@ -90,34 +97,104 @@ async fn dial(
     drop(reply.send(outcome));
 }
 
-/// Connects the stream, in whichever way leads to the server.
+/// Connects the stream, in whichever way leads to the server. Gives the socket that has to stay open
+/// for it.
 async fn meet(
-    core: &Core,
+    shared: &Arc<Shared>,
     stream: &UdxStream,
     door: &ClientDoor,
     answered: &Answered,
-) -> Result<(), ConnectError> {
-    if let Some(first) = door.open(answered.remote_id) {
-        let _ = stream.connect_path(first, answered.remote_id);
-        return Ok(());
+) -> Result<Option<Arc<PoolSocket>>, ConnectError> {
+    let first = door.open(answered.remote_id);
+    let met = match first {
+        Some(first) => Met { path: first, socket: shared.core.sockets().hold(first.socket) },
+        None => find_path(shared, stream, &answered.plan).await?,
+    };
+    // It is connected already if the server was quicker.
+    let _ = stream.connect_path(met.path, answered.remote_id);
+    Ok(met.socket)
+}
+
+/// A way to the server.
+struct Met {
+    path: Path,
+    /// Its socket, where that is one for crossing NATs.
+    socket: Option<Arc<PoolSocket>>,
+}
+
+impl Met {
+    /// To be called before whatever opened the socket lets go of it.
+    fn at(core: &Core, path: Path) -> Self {
+        Self { path, socket: core.sockets().hold(path.socket) }
     }
-    match answered.plan {
-        Plan::Connect(socket, peer) => connect_to(core, stream, (socket, peer), answered),
+}
+
+/// Finds a way to the server that has answered. The stream may find it, too, when the server's first
+/// packet comes.
+async fn find_path(
+    shared: &Arc<Shared>,
+    stream: &UdxStream,
+    plan: &Plan,
+) -> Result<Met, ConnectError> {
+    let core = &shared.core;
+    let path = match plan {
+        Plan::Connect(socket, peer) => path(core, *socket, *peer),
         Plan::AwaitServer => {
-            let connected = timeout(FIRST_PACKET_WAIT, stream.connected()).await;
-            connected.map_err(|_| ConnectError::HolepunchAborted).map(drop)?;
+            let first = timeout(FIRST_PACKET_WAIT, stream.connected()).await;
+            first.ok().and_then(Result::ok).ok_or(ConnectError::HolepunchAborted)?
         }
-        Plan::Lan(neighbour) => {
-            let pong = tokio::select! {
-                biased;
-                _ = stream.connected() => return Ok(()),
-                pong = core.ping(neighbour) => pong,
-            };
-            pong.ok_or(ConnectError::HolepunchAborted)?;
-            connect_to(core, stream, (rpc::SocketId::Server, neighbour), answered);
+        Plan::Lan(neighbour) => tokio::select! {
+            biased;
+            Ok(first) = stream.connected() => first,
+            found = find_neighbour(core, Some(*neighbour)) => {
+                found.ok_or(ConnectError::HolepunchAborted)?
+            }
+        },
+        Plan::Punch(invitation) => return punch(shared, stream, invitation).await,
+        Plan::Unreachable => return Err(ConnectError::CannotHolepunch),
+    };
+    Ok(Met::at(core, path))
+}
+
+/// Punches a hole, and tries a neighbour meanwhile.
+async fn punch(
+    shared: &Arc<Shared>,
+    stream: &UdxStream,
+    invitation: &Arc<Invitation>,
+) -> Result<Met, ConnectError> {
+    let core = &shared.core;
+    let punch = Punch::dial(shared, Arc::clone(invitation), false);
+    let mut punch = punch.ok_or(ConnectError::TooMany)?;
+    let mut neighbour = pin!(find_neighbour(core, invitation.neighbour()));
+    let (mut failure, mut alone) = (None, false);
+    let path = loop {
+        if let (Some(failure), true) = (failure, alone) {
+            return Err(ConnectError::Punch(failure));
         }
-    }
-    Ok(())
+        tokio::select! {
+            biased;
+            Ok(first) = stream.connected() => break first,
+            end = punch.ended(), if failure.is_none() => match end {
+                Ok(path) => break path,
+                Err(error) => failure = Some(error),
+            },
+            found = &mut neighbour, if !alone => match found {
+                Some(path) => break path,
+                None => alone = true,
+            },
+        }
+    };
+    let met = Met::at(core, path);
+    punch.connected();
+    Ok(met)
+}
+
+/// Asks whether the server is on our own network, where it is reached from server socket to server
+/// socket.
+async fn find_neighbour(core: &Core, neighbour: Option<SocketAddrV4>) -> Option<Path> {
+    let neighbour = neighbour?;
+    core.ping(neighbour).await?;
+    Some(path(core, rpc::SocketId::Server, neighbour))
 }
 
 fn connect_to(
@@ -144,9 +221,14 @@ async fn part(
     match answered.plan {
         Plan::Connect(socket, peer) => connect_to(core, stream, (socket, peer), &answered),
         Plan::Lan(peer) => connect_to(core, stream, (rpc::SocketId::Server, peer), &answered),
+        Plan::Punch(invitation) => core.with(|state, now| {
+            let State { dht, puncher, .. } = state;
+            puncher.decline(dht, now, &invitation);
+        }),
         Plan::AwaitServer => {
             let _ = timeout(PARTING, stream.connected()).await;
         }
+        Plan::Unreachable => {}
     }
     stream.destroy();
 }
@@ -299,6 +381,12 @@ pub enum ConnectError {
     /// The server has answered, but no path to it has opened.
     #[error("no path to the server opened")]
     HolepunchAborted,
+    /// Both sides are behind NATs, and the server has no node through which to arrange a punch.
+    #[error("neither side can be reached from outside")]
+    CannotHolepunch,
+    /// Both sides are behind NATs, and no hole was made.
+    #[error("no path through the NATs opened: {0}")]
+    Punch(PunchError),
     /// Too many dials or streams at once.
     #[error("too many dials at once")]
     TooMany,

@@ -19,6 +19,7 @@ use super::{
     Shared,
     core::{Core, State},
     dialling::path,
+    punching::Punch,
 };
 use crate::{
     connection::{Connection, ConnectionError},
@@ -122,23 +123,53 @@ impl Incoming {
     pub async fn accept(mut self) -> Result<Connection, AcceptError> {
         let knock = self.knock.take().ok_or(AcceptError::Gone)?;
         let shared = Arc::clone(&self.shared);
-        let (stream, meeting, nonce) = shared.core.admit(knock)?;
+        let admitted = shared.core.admit(&shared, knock)?;
+        let Admitted { stream, meeting, nonce, punch } = admitted;
         let mut connection = Connection::start(&shared, stream, &meeting.keys, nonce);
-        shared.core.adopt(&connection);
-        let opened = timeout(FIRST_PACKET_WAIT, connection.opened());
-        tokio::select! {
+        let opened = tokio::select! {
             biased;
-            () = shared.lifetime.closing().cancelled() => Err(AcceptError::Stopped),
-            opened = opened => match opened {
-                Ok(Ok(())) => Ok(connection),
-                Ok(Err(error @ ConnectionError::Broken(_))) => Err(AcceptError::Broken(error)),
-                Ok(Err(_)) | Err(_) => Err(AcceptError::Gone),
-            },
-        }
+            () = shared.lifetime.closing().cancelled() => return Err(AcceptError::Stopped),
+            opened = open(&mut connection, punch) => opened,
+        };
+        opened?;
+        shared.core.adopt(&connection);
+        Ok(connection)
     }
 
     /// Sends the peer away.
     pub fn refuse(self) {}
+}
+
+/// Waits for the peer's first packets, as long as there is a way for them.
+async fn open(connection: &mut Connection, punch: Option<Punch>) -> Result<(), AcceptError> {
+    let opened = match punch {
+        None => timeout(FIRST_PACKET_WAIT, connection.opened()).await.ok(),
+        Some(mut punch) => {
+            let opened = tokio::select! {
+                biased;
+                opened = connection.opened() => Some(opened),
+                _ = punch.ended() => None,
+            };
+            if opened.is_some() {
+                connection.hold(punch.socket_of(connection.path()));
+                punch.connected();
+            }
+            opened
+        }
+    };
+    match opened {
+        Some(Ok(())) => Ok(()),
+        Some(Err(error @ ConnectionError::Broken(_))) => Err(AcceptError::Broken(error)),
+        Some(Err(_)) | None => Err(AcceptError::Gone),
+    }
+}
+
+/// A peer that was let in.
+struct Admitted {
+    stream: UdxStream,
+    meeting: Meeting,
+    nonce: [u8; 24],
+    punch: Option<Punch>,
 }
 
 impl Drop for Incoming {
@@ -152,14 +183,15 @@ impl Drop for Incoming {
 
 impl Core {
     /// Answers a handshake and opens the stream on which the peer is expected.
-    fn admit(&self, knock: Knock) -> Result<(UdxStream, Meeting, [u8; 24]), AcceptError> {
+    fn admit(&self, shared: &Arc<Shared>, knock: Knock) -> Result<Admitted, AcceptError> {
         self.with(|state, now| {
             let id = knock.handshake().id;
             let remote_id = Arc::new(RemoteId::default());
             let stream = self.open_stream(state, || remote_id.firewall());
             let stream = stream.ok_or(AcceptError::TooManyStreams);
             let admission = stream.and_then(|stream| {
-                let admission = knock.admit(&state.dht, self.local(), stream.id());
+                let State { dht, puncher, .. } = &mut *state;
+                let admission = knock.admit(dht, puncher, now, self.local(), stream.id());
                 Ok((stream, admission.map_err(|_| AcceptError::Gone)?))
             });
             let (stream, admission) = match admission {
@@ -182,7 +214,8 @@ impl Core {
                 let path = path(self, socket, peer);
                 let _ = stream.connect_path(path, meeting.remote_id);
             }
-            Ok((stream, meeting, state.random()))
+            let punch = meeting.punch.map(|id| Punch::new(shared, state, id));
+            Ok(Admitted { stream, meeting, nonce: state.random(), punch })
         })
     }
 }

@@ -1,21 +1,69 @@
 //! The sockets of a node, and this host's addresses.
 
 use std::{
+    collections::BTreeMap,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use hyperdht_proto::{dht::DEFAULT_PORT, rpc};
+use hyperdht_proto::{connect::PUNCH_BYTE, dht::DEFAULT_PORT, rpc};
+
+use tokio::sync::mpsc;
 
 use super::options::{NodeOptions, StartError};
-use crate::udx::{self, Datagrams, Udx, UdxSocket};
+use crate::udx::{self, Datagram, Datagrams, MAX_DATAGRAMS, Udx, UdxSocket};
 
-/// The two sockets: DHT messages and UDX streams go over both.
+/// The two sockets that are always there, and those for crossing NATs: DHT messages and UDX streams go
+/// over all of them.
 #[derive(Debug)]
 pub(super) struct Sockets {
+    udx: Udx,
     server: UdxSocket,
     client: UdxSocket,
     server_addr: SocketAddrV4,
+    pool: Arc<Pool>,
+}
+
+/// The sockets for crossing NATs that are open, by their numbers.
+#[derive(Debug)]
+struct Pool {
+    queue: mpsc::Sender<(u32, Datagram)>,
+    sockets: Mutex<BTreeMap<u32, Weak<PoolSocket>>>,
+}
+
+impl Pool {
+    fn sockets(&self) -> MutexGuard<'_, BTreeMap<u32, Weak<PoolSocket>>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn socket(&self, number: u32) -> Option<Arc<PoolSocket>> {
+        self.sockets().get(&number)?.upgrade()
+    }
+}
+
+/// A socket for crossing NATs. It is open as long as a punch or a connection holds it.
+#[derive(Debug)]
+pub(crate) struct PoolSocket {
+    number: u32,
+    socket: UdxSocket,
+    pool: Arc<Pool>,
+}
+
+impl PoolSocket {
+    /// Sends a datagram; `ttl` is how many hops it may take, where that is not the usual number. One
+    /// that the system does not take is lost, as on the way.
+    pub(super) fn send(&self, to: SocketAddrV4, datagram: &[u8], ttl: Option<u8>) {
+        if let Err(error) = self.socket.socket().send_now(to.into(), datagram, ttl) {
+            tracing::trace!(%error, "a datagram is lost");
+        }
+    }
+}
+
+impl Drop for PoolSocket {
+    fn drop(&mut self) {
+        self.pool.sockets().remove(&self.number);
+    }
 }
 
 /// What comes in on them for the DHT.
@@ -23,6 +71,8 @@ pub(super) struct Sockets {
 pub(super) struct Inbound {
     pub(super) server: Datagrams,
     pub(super) client: Datagrams,
+    /// With the number of the socket.
+    pub(super) pool: mpsc::Receiver<(u32, Datagram)>,
 }
 
 impl Sockets {
@@ -30,20 +80,48 @@ impl Sockets {
         let (server, server_datagrams) = bind_server(udx, options)?;
         let (client, client_datagrams) = bind(udx, options.host, 0)?;
         let server_addr = SocketAddrV4::new(options.host, server.local_addr().port());
-        let sockets = Self { server, client, server_addr };
-        Ok((sockets, Inbound { server: server_datagrams, client: client_datagrams }))
+        let (queue, pool_datagrams) = mpsc::channel(MAX_DATAGRAMS);
+        let pool = Arc::new(Pool { queue, sockets: Mutex::default() });
+        let sockets = Self { udx: udx.clone(), server, client, server_addr, pool };
+        let inbound =
+            Inbound { server: server_datagrams, client: client_datagrams, pool: pool_datagrams };
+        Ok((sockets, inbound))
+    }
+
+    /// Binds a socket for crossing NATs, to any port.
+    pub(super) fn open(&self, number: u32) -> io::Result<Arc<PoolSocket>> {
+        let host = IpAddr::V4(*self.server_addr.ip());
+        let socket = self.udx.bind_to_pool(host, number, &self.pool.queue)?;
+        let socket = Arc::new(PoolSocket { number, socket, pool: Arc::clone(&self.pool) });
+        self.pool.sockets().insert(number, Arc::downgrade(&socket));
+        Ok(socket)
+    }
+
+    /// The socket that UDX knows by this number, if it is one for crossing NATs: whoever has a stream
+    /// over it has to hold it.
+    pub(super) fn hold(&self, id: udx::SocketId) -> Option<Arc<PoolSocket>> {
+        // Collected first: the last holder's drop wants the lock, too.
+        let open: Vec<_> = self.pool.sockets().values().filter_map(Weak::upgrade).collect();
+        open.into_iter().find(|socket| socket.socket.id() == id)
     }
 
     pub(super) const fn server_addr(&self) -> SocketAddrV4 {
         self.server_addr
     }
 
-    /// The number that UDX knows a socket by.
-    pub(super) const fn udx_id(&self, socket: rpc::SocketId) -> udx::SocketId {
-        self.of(socket).id()
+    /// The number that UDX knows a socket by; that of the default one when it is closed.
+    pub(super) fn udx_id(&self, socket: rpc::SocketId) -> udx::SocketId {
+        match socket {
+            rpc::SocketId::Server => self.server.id(),
+            rpc::SocketId::Client => self.client.id(),
+            rpc::SocketId::Pool(number) => {
+                let socket = self.pool.socket(number);
+                socket.map_or(self.client.id(), |socket| socket.socket.id())
+            }
+        }
     }
 
-    /// Waits until both take datagrams.
+    /// Waits until the two that are always there take datagrams.
     pub(super) async fn writable(&self) {
         for socket in [&self.server, &self.client] {
             if let Err(error) = socket.socket().writable().await {
@@ -54,18 +132,30 @@ impl Sockets {
 
     /// Sends a datagram. One that the system does not take is lost, as on the way.
     pub(super) fn send(&self, transmit: &rpc::Transmit) {
-        let socket = self.of(transmit.socket).socket();
-        let payload = &transmit.payload;
-        if let Err(error) = socket.try_send(transmit.to.into(), payload, payload.len()) {
+        let (to, payload) = (transmit.to, &transmit.payload);
+        let sent = match transmit.socket {
+            rpc::SocketId::Server => {
+                self.server.socket().try_send(to.into(), payload, payload.len())
+            }
+            rpc::SocketId::Client => {
+                self.client.socket().try_send(to.into(), payload, payload.len())
+            }
+            rpc::SocketId::Pool(number) => {
+                if let Some(socket) = self.pool.socket(number) {
+                    socket.send(to, payload, None);
+                }
+                return;
+            }
+        };
+        if let Err(error) = sent {
             tracing::trace!(%error, "a datagram is lost");
         }
     }
 
-    const fn of(&self, socket: rpc::SocketId) -> &UdxSocket {
-        match socket {
-            rpc::SocketId::Server => &self.server,
-            // Sockets for crossing NATs would be found here by their number.
-            rpc::SocketId::Client | rpc::SocketId::Pool(_) => &self.client,
+    /// Sends a byte from a socket for crossing NATs.
+    pub(super) fn punch(&self, socket: u32, to: SocketAddrV4, ttl: u8) {
+        if let Some(socket) = self.pool.socket(socket) {
+            socket.send(to, &PUNCH_BYTE, Some(ttl));
         }
     }
 }

@@ -6,7 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hyperdht_proto::rpc::SocketId;
+use hyperdht_proto::{connect::PUNCH_BYTE, rpc::SocketId};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -31,6 +32,9 @@ pub(super) async fn run(core: Arc<Core>, mut inbound: Inbound, stopped: Cancella
             Some(datagram) = inbound.client.recv() => {
                 take_in(&core, SocketId::Client, datagram, &mut inbound.client);
             }
+            Some((socket, datagram)) = inbound.pool.recv() => {
+                take_in_pool(&core, (socket, datagram), &mut inbound.pool);
+            }
             () = tokio::time::sleep_until(deadline.into()) => {}
         }
     }
@@ -48,13 +52,27 @@ fn take_in(core: &Core, socket: SocketId, first: Datagram, more: &mut Datagrams)
     }
 }
 
+/// The same for the sockets of the pool, where single bytes are no messages.
+fn take_in_pool(core: &Core, first: (u32, Datagram), more: &mut mpsc::Receiver<(u32, Datagram)>) {
+    let mut state = core.lock();
+    let State { dht, puncher, .. } = &mut *state;
+    let now = Instant::now();
+    let arrived = std::iter::once(first).chain(std::iter::from_fn(|| more.try_recv().ok()));
+    for (socket, datagram) in arrived.take(MAX_DATAGRAMS) {
+        let SocketAddr::V4(from) = datagram.from else { continue };
+        if datagram.bytes.len() == PUNCH_BYTE.len() {
+            puncher.handle_byte(dht, now, socket, from);
+        } else {
+            dht.handle_datagram(now, SocketId::Pool(socket), from, &datagram.bytes);
+        }
+    }
+}
+
 /// Does what is due and tells what has happened; says when to come back.
 fn settle(core: &Arc<Core>) -> Instant {
     let now = Instant::now();
     let mut state = core.lock();
-    if state.dht.poll_timeout().is_some_and(|at| at <= now) {
-        state.dht.handle_timeout(now);
-    }
+    state.keep_time(now);
     look_after_links(&mut state, now);
     while let Some(event) = state.dht.poll_event() {
         if let Some(lookup) = state.dispatch(now, event) {
@@ -62,9 +80,7 @@ fn settle(core: &Arc<Core>) -> Instant {
         }
     }
     core.transmit(&mut state);
-    let link = state.links.first_key_value().map(|(key, _)| key.0);
-    let deadline = state.dht.poll_timeout().into_iter().chain(link).min();
-    deadline.unwrap_or(now + IDLE)
+    state.deadline().unwrap_or(now + IDLE)
 }
 
 fn look_after_links(state: &mut State, now: Instant) {

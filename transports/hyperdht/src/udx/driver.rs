@@ -3,19 +3,17 @@
 use std::{
     future::Future,
     io,
-    net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Wake, Waker},
     time::Instant,
 };
 
-use bytes::Bytes;
 use hyperdht_proto::udx::{Handled, Path, SocketId, Transmit};
 use tokio::time::Sleep;
 
 use super::{
-    Datagram,
+    bell::Bells,
     shared::{BoundSocket, Shared},
 };
 use crate::socket::{MAX_SEGMENTS, ReceiveBuffers};
@@ -28,6 +26,11 @@ pub(crate) struct Driver {
     /// The sockets as of `sockets_version`, by [`SocketId`].
     sockets: Vec<Option<BoundSocket>>,
     sockets_version: u64,
+    /// Those of them that are always looked at.
+    watched: Vec<usize>,
+    /// Of the others, those that have something.
+    bells: Arc<Bells>,
+    rung: Vec<usize>,
     buffers: Box<ReceiveBuffers>,
     wire: Vec<u8>,
     /// What `wire` holds and a full socket did not take.
@@ -45,10 +48,14 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let bells = shared.lock().bells();
         Self {
             shared,
             sockets: Vec::new(),
             sockets_version: 0,
+            watched: Vec::new(),
+            bells,
+            rung: Vec::new(),
             buffers: Box::new(ReceiveBuffers::new()),
             wire: Vec::new(),
             blocked: None,
@@ -64,8 +71,30 @@ impl Driver {
     /// Takes in what the sockets have; says whether there may be more.
     fn receive(&mut self, cx: &mut Context<'_>) -> bool {
         let mut more = false;
-        for index in 0..self.sockets.len() {
-            more |= self.receive_from(index, cx);
+        for at in 0..self.watched.len() {
+            if let Some(index) = self.watched.get(at).copied() {
+                more |= self.receive_from(index, cx);
+            }
+        }
+        let mut rung = std::mem::take(&mut self.rung);
+        for index in rung.drain(..) {
+            more |= self.answer_bell(index);
+        }
+        self.rung = rung;
+        more
+    }
+
+    /// Takes in what a socket has that is looked at only when it is ready.
+    fn answer_bell(&mut self, index: usize) -> bool {
+        let Some(Some(BoundSocket { bell: Some(bell), .. })) = self.sockets.get(index) else {
+            return false;
+        };
+        let bell = Arc::clone(bell);
+        bell.rest();
+        let waker = Waker::from(Arc::clone(&bell));
+        let more = self.receive_from(index, &mut Context::from_waker(&waker));
+        if more {
+            bell.wake();
         }
         more
     }
@@ -97,7 +126,7 @@ impl Driver {
         for (from, datagram) in self.buffers.datagrams(count) {
             let path = Path { socket: bound.id, peer: from };
             if state.endpoint.handle_datagram(now, path, datagram) == Handled::Foreign {
-                pass_on(bound, from, datagram);
+                bound.foreign.pass_on(from, datagram);
             }
             if let Some(transmit) = state.endpoint.poll_ack(now, &mut self.ack) {
                 drop(state);
@@ -190,6 +219,13 @@ impl Driver {
         if state.sockets_version != self.sockets_version {
             self.sockets_version = state.sockets_version;
             self.sockets.clone_from(&state.sockets);
+            drop(state);
+            let bound = self.sockets.iter().enumerate();
+            let watched = bound.filter_map(|(index, slot)| {
+                let always = slot.as_ref().is_some_and(|bound| bound.bell.is_none());
+                always.then_some(index)
+            });
+            self.watched = watched.collect();
         }
     }
 }
@@ -211,6 +247,8 @@ impl Future for Driver {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = &mut *self;
+        // In this order: a socket whose bell is heard is known then.
+        driver.bells.take(&mut driver.rung, cx.waker());
         driver.follow_sockets();
         let received = driver.received;
         let mut more = driver.receive(cx);
@@ -248,13 +286,6 @@ impl Drop for Driver {
     /// The runtime is going away, or this task panicked: nobody is to wait for it for ever.
     fn drop(&mut self) {
         self.shared.lock().stop();
-    }
-}
-
-fn pass_on(bound: &BoundSocket, from: SocketAddr, datagram: &[u8]) {
-    let bytes = Bytes::copy_from_slice(datagram);
-    if bound.foreign.try_send(Datagram { from, bytes }).is_err() {
-        tracing::trace!("nobody takes a datagram of another protocol");
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the task and the handles share.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -9,10 +10,14 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
 use hyperdht_proto::udx::{CallError, Config, Endpoint, Ready, SocketId, StreamError, StreamKey};
 use tokio::sync::mpsc;
 
-use super::Datagram;
+use super::{
+    Datagram,
+    bell::{Bell, Bells},
+};
 use crate::socket::Socket;
 
 /// Keeps the task running; used by every public handle.
@@ -38,6 +43,7 @@ pub(crate) struct State {
     leaving: Vec<SocketId>,
     /// Counts changes of `sockets`.
     pub(crate) sockets_version: u64,
+    bells: Arc<Bells>,
     /// By [`StreamKey::index`].
     waiting: Vec<Waiting>,
     driver: Option<Waker>,
@@ -50,7 +56,32 @@ pub(crate) struct State {
 pub(crate) struct BoundSocket {
     pub(crate) id: SocketId,
     pub(crate) socket: Arc<Socket>,
-    pub(crate) foreign: mpsc::Sender<Datagram>,
+    pub(crate) foreign: Foreign,
+    /// Of a socket that is looked at only when it is ready; all others always are.
+    pub(crate) bell: Option<Arc<Bell>>,
+}
+
+/// Where datagrams of other protocols go.
+#[derive(Debug, Clone)]
+pub(crate) enum Foreign {
+    /// Into a queue of the socket's own.
+    Own(mpsc::Sender<Datagram>),
+    /// Into that of a pool, with the socket's number there.
+    Pool(u32, mpsc::Sender<(u32, Datagram)>),
+}
+
+impl Foreign {
+    /// What finds no room is lost, as on the way.
+    pub(crate) fn pass_on(&self, from: SocketAddr, datagram: &[u8]) {
+        let datagram = Datagram { from, bytes: Bytes::copy_from_slice(datagram) };
+        let taken = match self {
+            Self::Own(queue) => queue.try_send(datagram).is_ok(),
+            Self::Pool(number, queue) => queue.try_send((*number, datagram)).is_ok(),
+        };
+        if !taken {
+            tracing::trace!("nobody takes a datagram of another protocol");
+        }
+    }
 }
 
 /// Who waits for a stream, and what happened that nobody has asked for yet.
@@ -71,6 +102,7 @@ impl Handle {
                 sockets: Vec::new(),
                 leaving: Vec::new(),
                 sockets_version: 0,
+                bells: Arc::default(),
                 waiting: Vec::new(),
                 driver: None,
                 stopped: false,
@@ -100,11 +132,7 @@ impl Handle {
         result
     }
 
-    pub(crate) fn add_socket(
-        &self,
-        socket: Arc<Socket>,
-        foreign: mpsc::Sender<Datagram>,
-    ) -> SocketId {
+    pub(crate) fn add_socket(&self, socket: Arc<Socket>, foreign: Foreign) -> SocketId {
         let mut state = self.lock();
         let free = state.sockets.iter().position(Option::is_none);
         let index = free.unwrap_or_else(|| {
@@ -112,8 +140,12 @@ impl Handle {
             state.sockets.len() - 1
         });
         let id = SocketId(u32::try_from(index).unwrap_or(u32::MAX));
+        let bell = match foreign {
+            Foreign::Own(_) => None,
+            Foreign::Pool(..) => Some(Bell::new(&state.bells, index)),
+        };
         if let Some(slot) = state.sockets.get_mut(index) {
-            *slot = Some(BoundSocket { id, socket, foreign });
+            *slot = Some(BoundSocket { id, socket, foreign, bell });
         }
         state.sockets_changed();
         id
@@ -156,6 +188,10 @@ impl Shared {
 }
 
 impl State {
+    pub(crate) fn bells(&self) -> Arc<Bells> {
+        Arc::clone(&self.bells)
+    }
+
     /// Has the task woken when a handle has work for it.
     pub(crate) fn register_driver(&mut self, cx: &Context<'_>) {
         register(&mut self.driver, cx);

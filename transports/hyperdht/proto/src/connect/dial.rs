@@ -3,18 +3,20 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddrV4,
+    sync::Arc,
     time::Instant,
 };
 
 use bytes::Bytes;
 
 use super::{
+    Invitation,
     address::{is_bogon, is_reserved, nearest},
     introduction,
 };
 use crate::{
     dht::{Dht, Event, FindOptions, Found, HandshakeCall, HandshakeReply, HopError},
-    handshake::{ErrorCode, Firewall, NoisePayload, PayloadError},
+    handshake::{ErrorCode, Firewall, HolepunchCipher, HolepunchInfo, NoisePayload, PayloadError},
     hash::Namespace,
     keys::{KeyPair, PublicKey},
     noise::{Initiator, NoiseError, SessionKeys},
@@ -108,7 +110,7 @@ pub struct Answered {
 }
 
 /// How a client gets from the handshake to a connected stream (`lib/connect.js`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Plan {
     /// Connect the stream to this address at once, out of this socket.
     Connect(SocketId, SocketAddrV4),
@@ -118,6 +120,11 @@ pub enum Plan {
     /// Both are behind the same NAT. Ping this address; if it answers, connect the stream to it out
     /// of the server socket.
     Lan(SocketAddrV4),
+    /// Both are behind NATs: [punch a hole](super::Puncher::dial), and try a
+    /// [neighbour](Invitation::neighbour) meanwhile.
+    Punch(Arc<Invitation>),
+    /// Both are behind NATs, and the server has no node left through which to arrange a punch.
+    Unreachable,
 }
 
 impl Dial {
@@ -300,7 +307,7 @@ impl Dial {
         }
         let udx = payload.udx.ok_or(DialError::Malformed)?;
         // A blind relay that either side wants would be asked for here.
-        let plan = self.plan(dht, reply, &payload)?;
+        let plan = self.plan(dht, reply, &payload, &keys);
         let relays = if payload.relay_addresses.is_empty() {
             vec![reply.relay]
         } else {
@@ -314,29 +321,51 @@ impl Dial {
         dht: &Dht,
         reply: &HandshakeReply,
         payload: &NoisePayload,
-    ) -> Result<Plan, DialError> {
+        keys: &SessionKeys,
+    ) -> Plan {
         let default = dht.rpc().default_socket();
         if !reply.relayed {
-            return Ok(Plan::Connect(default, reply.relay));
+            return Plan::Connect(default, reply.relay);
         }
-        let relays = payload.holepunch.as_ref().is_some_and(|punch| !punch.relays.is_empty());
+        let punch = payload.holepunch.as_ref().filter(|punch| !punch.relays.is_empty());
         let elsewhere = reply.server != reply.relay;
-        if payload.firewall == Firewall::Open || (elsewhere && !relays) {
+        if payload.firewall == Firewall::Open || (elsewhere && punch.is_none()) {
             let public = payload.addresses4.iter().find(|address| !is_bogon(*address.ip()));
-            return Ok(Plan::Connect(default, public.copied().unwrap_or(reply.server)));
+            return Plan::Connect(default, public.copied().unwrap_or(reply.server));
         }
         if self.we_are_open {
-            return Ok(Plan::AwaitServer);
+            return Plan::AwaitServer;
         }
-        let same_nat = reply.client.ip() == reply.server.ip();
-        if elsewhere
-            && same_nat
-            && let Some(neighbour) = self.neighbour(payload)
-        {
-            // A puncher would race with the neighbour's ping from here on.
-            return Ok(Plan::Lan(neighbour));
+        let same_nat = elsewhere && reply.client.ip() == reply.server.ip();
+        let neighbour = same_nat.then(|| self.neighbour(payload)).flatten();
+        match (punch.and_then(|punch| self.invitation(punch, reply, payload, keys)), neighbour) {
+            (Some(invitation), neighbour) => {
+                Plan::Punch(Arc::new(Invitation { neighbour, ..invitation }))
+            }
+            (None, Some(neighbour)) => Plan::Lan(neighbour),
+            (None, None) => Plan::Unreachable,
         }
-        Err(DialError::CannotHolepunch)
+    }
+
+    fn invitation(
+        &self,
+        punch: &HolepunchInfo,
+        reply: &HandshakeReply,
+        payload: &NoisePayload,
+        keys: &SessionKeys,
+    ) -> Option<Invitation> {
+        let ours = punch.relays.iter().find(|relay| relay.relay_address == reply.relay);
+        Some(Invitation {
+            target: self.target,
+            slot: punch.id,
+            cipher: HolepunchCipher::new(&keys.handshake_hash),
+            relay: reply.relay,
+            server: reply.server,
+            server_relay: *ours.or_else(|| punch.relays.first())?,
+            firewall: payload.firewall,
+            hosts: payload.addresses4.iter().map(|address| *address.ip()).collect(),
+            neighbour: None,
+        })
     }
 
     fn neighbour(&self, payload: &NoisePayload) -> Option<SocketAddrV4> {
@@ -385,9 +414,6 @@ pub enum DialError {
     /// The server says that it cannot.
     #[error("the server failed: {0:?}")]
     Server(ErrorCode),
-    /// Both sides are behind NATs of their own.
-    #[error("neither side can be reached from outside")]
-    CannotHolepunch,
     /// The connection is not wanted any more.
     #[error("the dial was given up")]
     Abandoned,

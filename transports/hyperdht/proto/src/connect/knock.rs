@@ -1,13 +1,20 @@
 //! The server's half of a connection.
 
-use std::net::SocketAddrV4;
+use std::{net::SocketAddrV4, time::Instant};
 
 use bytes::Bytes;
 
-use super::introduction;
+use super::{
+    MAX_EXPECTED, PunchId, Puncher,
+    address::{is_private, nearest},
+    introduction,
+    punch::Guest,
+};
 use crate::{
     dht::{Dht, HandshakeAnswer, IncomingHandshake, ServerId},
-    handshake::{ErrorCode, Firewall, HolepunchInfo, NoisePayload, PayloadError, RelayInfo},
+    handshake::{
+        ErrorCode, Firewall, HolepunchCipher, HolepunchInfo, NoisePayload, PayloadError, RelayInfo,
+    },
     hash::Namespace,
     keys::{KeyPair, PublicKey},
     noise::{NoiseError, Responder, SessionKeys},
@@ -44,6 +51,22 @@ pub struct Meeting {
     /// Where to connect the stream to at once; otherwise the first packet that comes for it, within
     /// [`FIRST_PACKET_WAIT`](super::FIRST_PACKET_WAIT), says where the peer is.
     pub connect: Option<(SocketId, SocketAddrV4)>,
+    /// A hole that is being made for that packet. As long as it is neither [given
+    /// up](super::PunchEvent::Failed) nor [ended](Puncher::end), the packet may still come.
+    pub punch: Option<PunchId>,
+}
+
+/// How to meet a client (`lib/server.js`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// It can be reached.
+    Connect(SocketId, SocketAddrV4),
+    /// It reaches us.
+    Await,
+    /// It is probably on our network, where it finds the server socket; otherwise as below.
+    Neighbour,
+    /// A hole is needed.
+    Punch,
 }
 
 impl Knock {
@@ -93,33 +116,64 @@ impl Knock {
     /// [`NoiseError::PayloadTooLong`], which the bounds of the lists in the payload exclude.
     pub fn admit(
         self,
-        dht: &Dht,
+        dht: &mut Dht,
+        puncher: &mut Puncher,
+        now: Instant,
         local: &[SocketAddrV4],
         stream_id: u32,
     ) -> Result<Admission, NoiseError> {
-        let payload = self.reply(dht, local, stream_id);
+        let way = self.way(dht, local);
+        let IncomingHandshake { server, client, .. } = self.handshake;
+        let punches = self.error == ErrorCode::None && matches!(way, Way::Neighbour | Way::Punch);
+        let slot = punches.then(|| puncher.free_slot(*client.ip())).flatten();
+        let payload = self.reply(dht, local, stream_id, slot.unwrap_or(NO_SLOT));
         let (noise, keys) = self.responder.send(&payload.encode())?;
-        // A puncher's socket would answer here, so that the client learns its mapping.
-        let answer = HandshakeAnswer { noise: Bytes::from(noise), socket: None };
+        let punch = slot.map(|slot| {
+            let guest = Guest {
+                server,
+                host: *client.ip(),
+                cipher: HolepunchCipher::new(&keys.handshake_hash),
+                firewall: self.payload.firewall,
+                patient: false,
+            };
+            puncher.expect(dht, now, slot, guest)
+        });
+        // The client is to learn the mapping of the puncher's socket.
+        let socket = punch.filter(|_| way == Way::Punch).map(|(_, socket)| socket);
+        let answer = HandshakeAnswer { noise: Bytes::from(noise), socket };
         let udx = self.payload.udx.filter(|_| self.error == ErrorCode::None);
-        let open = self.payload.firewall == Firewall::Open;
-        let socket =
-            if self.handshake.direct { self.handshake.socket } else { dht.rpc().default_socket() };
         let meeting = udx.map(|udx| Meeting {
             keys,
             remote_id: udx.id,
-            connect: (open || self.handshake.direct).then_some((socket, self.handshake.client)),
+            connect: if let Way::Connect(socket, to) = way { Some((socket, to)) } else { None },
+            punch: punch.map(|(id, _)| id),
         });
         Ok(Admission { answer, meeting })
     }
 
-    fn reply(&self, dht: &Dht, local: &[SocketAddrV4], stream_id: u32) -> NoisePayload {
+    fn way(&self, dht: &Dht, local: &[SocketAddrV4]) -> Way {
+        let IncomingHandshake { client, direct, own_address, socket, .. } = self.handshake;
+        if direct {
+            return Way::Connect(socket, client);
+        }
+        if self.payload.firewall == Firewall::Open {
+            return Way::Connect(dht.rpc().default_socket(), client);
+        }
+        let private = self.payload.addresses4.iter().filter(|address| is_private(*address.ip()));
+        let private: Vec<_> = private.copied().collect();
+        if client.ip() == own_address.ip() && nearest(local, &private).is_some() {
+            return Way::Neighbour;
+        }
+        if dht.rpc().public_address().is_some() { Way::Await } else { Way::Punch }
+    }
+
+    fn reply(&self, dht: &Dht, local: &[SocketAddrV4], stream_id: u32, slot: u64) -> NoisePayload {
         let server = self.handshake.server;
         let mut payload = introduction(dht, local, stream_id);
         payload.error = self.error;
         payload.relay_addresses = dht.relay_addresses(server).to_vec();
         if payload.firewall != Firewall::Open {
-            payload.holepunch = Some(HolepunchInfo { id: 0, relays: relays(dht, server) });
+            payload.holepunch = Some(HolepunchInfo { id: slot, relays: relays(dht, server) });
         }
         if self.error != ErrorCode::None
             && let Some(udx) = &mut payload.udx
@@ -137,6 +191,9 @@ fn relays(dht: &Dht, server: ServerId) -> Vec<RelayInfo> {
     };
     dht.relays(server).iter().map(relay).collect()
 }
+
+/// The number of no attempt: where no hole is needed, or there is no room for another.
+const NO_SLOT: u64 = MAX_EXPECTED as u64;
 
 /// Why a handshake is not worth an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
