@@ -5,6 +5,7 @@
 //! one thread of a test, with loss and reordering, reproducibly.
 #![warn(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
+pub mod blind_relay;
 pub mod connect;
 pub mod dht;
 #[cfg(feature = "fuzz")]
