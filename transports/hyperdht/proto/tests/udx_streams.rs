@@ -621,3 +621,93 @@ fn a_probe_is_padded_in_front_and_repeated_plain_when_lost() {
     assert_eq!(again[0].header.data_offset, 0);
     assert_eq!(again[0].body, [3; 1152]);
 }
+
+#[test]
+fn what_is_relayed_before_the_peer_is_known_waits_for_it() {
+    let mut bench = Bench::new();
+    let waiting =
+        StreamOptions { firewall: Some(Firewall::connect_to_first(51)), ..Default::default() };
+    let to = bench.endpoint.open(50, waiting).unwrap();
+    bench.endpoint.relay(bench.key, to).unwrap();
+    bench.endpoint.relay(to, bench.key).unwrap();
+    for seq in 0..20 {
+        bench.receive(Flags::DATA, seq, 0, b"early");
+    }
+    assert!(bench.sent().is_empty());
+    bench.receive_for(50, Flags::DATA, 0, 0, 1000, b"hello", path(2, 3000));
+    let sent = bench.sent();
+    assert_eq!(sent.len(), 17, "sixteen that waited, and the one that came now");
+    assert!(sent[..16].iter().all(|sent| sent.path == path(2, 3000)));
+    assert_eq!(sent[..16].iter().map(|sent| sent.seq()).collect::<Vec<_>>(), Vec::from_iter(0..16));
+    assert_eq!(bench.endpoint.counters().dropped_relayed, 4);
+}
+
+#[test]
+fn a_relay_that_ends_a_stream_is_believed_and_one_that_forgets_it_is_silent() {
+    let mut bench = Bench::new();
+    let to = bench.endpoint.open(50, StreamOptions::default()).unwrap();
+    bench.endpoint.connect(bench.now, to, path(2, 3000), 51).unwrap();
+    bench.endpoint.relay(bench.key, to).unwrap();
+    bench.endpoint.relay(to, bench.key).unwrap();
+    bench.receive(Flags::DATA, 6, 0, b"x");
+    bench.sent();
+    bench.endpoint.destroy(to);
+    let sent = bench.sent();
+    assert_eq!((sent[0].kind(), sent[0].path), (0x10, path(2, 3000)));
+    assert_eq!(sent[0].seq(), 7, "behind what the peer was sent");
+    bench.receive_for(50, Flags::DATA, 9, 0, 1000, b"late", path(2, 3000));
+    assert!(bench.sent().is_empty());
+    bench.endpoint.forget(bench.key);
+    bench.receive(Flags::DATA, 7, 0, b"later");
+    assert!(bench.sent().is_empty());
+}
+
+#[test]
+fn a_stream_that_watches_its_senders_asks_about_those_on_its_own_socket() {
+    let options = StreamOptions {
+        firewall: Some(Firewall::new(|from| match from.peer.port() {
+            1 => Verdict::Drop,
+            _ => Verdict::Accept,
+        })),
+        ..StreamOptions::default()
+    };
+    let mut bench = Bench::new();
+    let id = LOCAL_ID + 1;
+    bench.key = bench.endpoint.open(id, options).unwrap();
+    bench.endpoint.connect(bench.now, bench.key, path(3, 9), 60).unwrap();
+    bench.endpoint.watch_senders(bench.key).unwrap();
+    bench.receive_for(id, Flags::DATA, 0, 0, 1000, b"a", path(3, 9));
+    bench.receive_for(id, Flags::DATA, 1, 0, 1000, b"x", path(3, 1));
+    bench.receive_for(id, Flags::DATA, 1, 0, 1000, b"b", path(3, 2));
+    assert_eq!(bench.read(), b"ab");
+    assert_eq!(bench.endpoint.counters().firewalled, 1);
+}
+
+#[test]
+fn a_move_is_confirmed_when_nothing_is_missing_from_the_old_path() {
+    let confirmed = |bench: &mut Bench| {
+        let events = std::iter::from_fn(|| bench.endpoint.poll_event());
+        events.fold(false, |confirmed, (_, ready)| confirmed | ready.remote_confirmed)
+    };
+    let moved = || {
+        let firewall = Some(Firewall::new(|_| Verdict::Accept));
+        let mut bench = Bench::new();
+        bench.key =
+            bench.endpoint.open(90, StreamOptions { firewall, ..Default::default() }).unwrap();
+        bench.endpoint.connect(bench.now, bench.key, path(0, 1), 60).unwrap();
+        bench.endpoint.change_remote(bench.now, bench.key, path(1, 2), 61).unwrap();
+        bench
+    };
+    let mut bench = moved();
+    bench.receive_for(90, Flags::DATA, 0, 0, 1000, b"a", path(0, 1));
+    assert!(!confirmed(&mut bench), "that came over the old path");
+    bench.receive_for(90, Flags::DATA, 2, 0, 1000, b"c", path(1, 2));
+    assert!(!confirmed(&mut bench), "one is missing");
+    bench.receive_for(90, Flags::DATA, 1, 0, 1000, b"b", path(0, 1));
+    assert!(confirmed(&mut bench));
+    let mut bench = moved();
+    bench.receive_for(90, Flags::MESSAGE, 0, 0, 1000, b"", path(0, 1));
+    assert!(!confirmed(&mut bench));
+    bench.receive_for(90, Flags::MESSAGE, 0, 0, 1000, b"", path(1, 2));
+    assert!(confirmed(&mut bench));
+}

@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 pub use self::table::StreamKey;
 use self::{linger::Lingering, relay::RelayQueue, table::Table};
 use super::{
-    CallError, Config, Flags, HEADER_LEN, Header, OpenError, Path, Ready, StreamError, StreamInfo,
+    CallError, Config, HEADER_LEN, Header, OpenError, Path, Ready, StreamError, StreamInfo,
     StreamOptions, Time, Verdict,
     stream::{Remote, Stream},
     time::Clock,
@@ -53,6 +53,10 @@ struct Entry {
     id: u32,
     stream: Stream,
     relay_to: Option<StreamKey>,
+    /// Packets relayed to this stream before its peer was known.
+    held: Vec<Box<[u8]>>,
+    /// Whether packets of other senders on the stream's own socket meet the firewall, too.
+    watches_senders: bool,
     /// Whether it is in [`Endpoint::sending`].
     sending: bool,
     /// Whether it is in [`Endpoint::telling`].
@@ -144,6 +148,8 @@ impl Endpoint {
                 id,
                 stream: Stream::new(Arc::clone(&self.config), options),
                 relay_to: None,
+                held: Vec::new(),
+                watches_senders: false,
                 sending: false,
                 telling: false,
                 timer: None,
@@ -165,11 +171,16 @@ impl Endpoint {
     ) -> Result<(), CallError> {
         let now = self.moment(now);
         let remote = Remote { path, id: remote_id };
-        self.with(key, |stream| stream.connect(now, remote))
+        self.with(key, |stream| stream.connect(now, remote))?;
+        if let Some(entry) = self.table.get_mut(key) {
+            entry.pass_on_held(&mut self.relayed, &mut self.counters);
+        }
+        Ok(())
     }
 
     /// Moves a connected stream to another path at once. [`Ready::remote_changed`] tells when the
-    /// peer has acknowledged all that was sent before.
+    /// peer has acknowledged all that was sent before, [`Ready::remote_confirmed`] when it has moved
+    /// there as well.
     ///
     /// # Errors
     /// [`CallError::NoStream`], [`CallError::NotConnected`].
@@ -185,8 +196,20 @@ impl Endpoint {
         self.with(key, |stream| stream.change_remote(now, remote))
     }
 
+    /// From now on packets that come in on the stream's own socket meet its firewall as well, unless
+    /// they come from where its own go. For streams whose path may change under way.
+    ///
+    /// # Errors
+    /// [`CallError::NoStream`].
+    pub fn watch_senders(&mut self, key: StreamKey) -> Result<(), CallError> {
+        let entry = self.table.get_mut(key).ok_or(CallError::NoStream)?;
+        entry.watches_senders = true;
+        Ok(())
+    }
+
     /// Forwards every packet that comes for `from` unchanged to the other end of `to`, as blind
-    /// relays do. Nothing is acknowledged or repeated here. For both directions call it twice.
+    /// relays do. Nothing is acknowledged or repeated here. For both directions call it twice. The
+    /// first few packets wait until `to` is connected.
     ///
     /// # Errors
     /// [`CallError::NoStream`] when either is not there.
@@ -319,6 +342,15 @@ impl Endpoint {
         }
     }
 
+    /// Frees a stream and its key without a word to the peer, and answers none of its later packets.
+    pub fn forget(&mut self, key: StreamKey) {
+        let _ = self.with(key, |stream| {
+            stream.close(Err(StreamError::Reset));
+            Ok(())
+        });
+        self.remove(key);
+    }
+
     /// What a stream has come to know.
     pub fn info(&self, key: StreamKey) -> Option<StreamInfo> {
         self.table.get(key).map(|entry| entry.stream.info())
@@ -346,9 +378,13 @@ impl Endpoint {
             self.counters.firewalled += 1;
             return Handled::Stream;
         }
+        entry.pass_on_held(&mut self.relayed, &mut self.counters);
         match entry.relay_to {
             Some(to) => self.relay_packet(key, to, &header, datagram),
-            None => entry.stream.handle_packet(now, &header, rest, &mut self.counters),
+            None => {
+                entry.stream.handle_packet(now, &header, rest, &mut self.counters);
+                entry.stream.on_arrival(from, &header);
+            }
         }
         self.settle(key);
         Handled::Stream
@@ -363,26 +399,6 @@ impl Endpoint {
             self.part(packet);
         }
         Handled::Stream
-    }
-
-    fn relay_packet(&mut self, from: StreamKey, to: StreamKey, header: &Header, datagram: &[u8]) {
-        let target = self.table.get(to).filter(|to| to.stream.closed.is_none());
-        let remote = target.map(|to| to.stream.remote);
-        let end = match remote {
-            None => Some(StreamError::Destroyed),
-            Some(_) if header.flags.contains(Flags::DESTROY) => Some(StreamError::Reset),
-            Some(_) => None,
-        };
-        if let Some(remote) = remote.flatten()
-            && !self.relayed.push(remote, datagram)
-        {
-            self.counters.dropped_relayed += 1;
-        }
-        if let Some(reason) = end
-            && let Some(entry) = self.table.get_mut(from)
-        {
-            entry.stream.close(Err(reason));
-        }
     }
 
     /// Whether an acknowledgement should leave before more datagrams are taken in.
@@ -556,7 +572,10 @@ impl Endpoint {
         if let Some(timer) = entry.timer.take() {
             self.timers.remove(&(timer, key));
         }
-        self.lingering.insert(self.now, id, &entry.stream);
+        // What is relayed is acknowledged and reset by the peers alone.
+        if entry.relay_to.is_none() {
+            self.lingering.insert(self.now, id, &entry.stream);
+        }
         self.table.forget_id(id, key);
         for packet in partings.into_iter().flatten() {
             self.part(packet);
@@ -580,10 +599,14 @@ impl Entry {
     }
 
     /// Asks the firewall about a packet from elsewhere. Once a stream has its socket, packets that
-    /// come in there are its own whoever sent them: the id is what authenticates in UDX.
+    /// come in there are its own whoever sent them, unless it watches its senders: the id is what
+    /// authenticates in UDX.
     fn admits(&mut self, now: Time, from: Path) -> bool {
+        let watches = self.watches_senders;
         let stream = &mut self.stream;
-        if stream.remote.is_some_and(|remote| remote.path.socket == from.socket) {
+        if let Some(Remote { path, .. }) = stream.remote
+            && (path == from || (path.socket == from.socket && !watches))
+        {
             return true;
         }
         let Some(firewall) = &mut stream.firewall else {

@@ -64,6 +64,10 @@ pub struct Ready {
     /// All that was sent before [`Endpoint::change_remote`](super::Endpoint::change_remote) is
     /// acknowledged.
     pub remote_changed: bool,
+    /// After [`Endpoint::change_remote`](super::Endpoint::change_remote), all that the peer had sent
+    /// over the old path is here and more has come over the new one: nothing will come over the old
+    /// path that is still needed.
+    pub remote_confirmed: bool,
     /// It is closed: see [`Endpoint::closed`](super::Endpoint::closed).
     pub closed: bool,
 }
@@ -108,6 +112,8 @@ pub struct StreamCounts {
     pub bytes_received: u64,
     /// Packets of any kind received.
     pub packets_received: u64,
+    /// Bytes of packets that came for this stream and were forwarded to that which it relays to.
+    pub bytes_relayed: u64,
 }
 
 /// The state machine of one stream. The endpoint owns it, finds it by id and keeps its timers.
@@ -125,6 +131,10 @@ pub(crate) struct Stream {
     flushed: bool,
     /// Packets before this one went to the previous remote.
     change_done_at: Option<u64>,
+    /// What has come over the new path, until that is enough.
+    moved: Option<Moved>,
+    /// The number behind the last packet that was relayed to the peer.
+    passed: u64,
 
     buffer: SendBuffer,
     /// Offset of the first byte that never left.
@@ -170,6 +180,13 @@ pub(crate) struct Remote {
     pub(crate) id: u32,
 }
 
+/// What has come over a stream's new path.
+#[derive(Debug, Clone, Copy)]
+struct Moved {
+    /// The lowest number among its packets that may not be here in order yet.
+    first: Option<u64>,
+}
+
 /// How far this side's END has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Finish {
@@ -204,6 +221,8 @@ impl Stream {
             partings: [None; 2],
             flushed: false,
             change_done_at: None,
+            moved: None,
+            passed: 0,
             buffer: SendBuffer::default(),
             sent_offset: 0,
             in_flight: InFlight::default(),
@@ -257,6 +276,7 @@ impl Stream {
             return Err(CallError::NotConnected);
         }
         self.remote = Some(remote);
+        self.moved = Some(Moved { first: None });
         self.timers.sent_at = now;
         self.mtu.restart(remote.path.peer);
         self.in_flight.forget_probes();
@@ -452,7 +472,7 @@ impl Stream {
             data_offset: 0,
             stream_id: remote.id,
             window: self.config.receive_window,
-            seq: Seq::wrap(self.in_flight.next()),
+            seq: Seq::wrap(self.in_flight.next().max(self.passed)),
             ack: Seq::wrap(self.reassembly.next()),
         }
     }

@@ -2,8 +2,59 @@
 
 use std::collections::VecDeque;
 
-use super::Transmit;
-use crate::udx::{MAX_DATAGRAM_LEN, Path, stream::Remote};
+use super::{Counters, Endpoint, Entry, Transmit};
+use crate::udx::{Flags, Header, MAX_DATAGRAM_LEN, Path, StreamError, StreamKey, stream::Remote};
+
+impl Endpoint {
+    /// Forwards a packet, and notices when that was the last one.
+    pub(super) fn relay_packet(
+        &mut self,
+        from: StreamKey,
+        to: StreamKey,
+        header: &Header,
+        datagram: &[u8],
+    ) {
+        let target = self.table.get_mut(to).filter(|to| to.stream.closed.is_none());
+        let is_open = target.is_some();
+        let queued = target.is_some_and(|to| to.pass_on(header, datagram, &mut self.relayed));
+        if is_open && !queued {
+            self.counters.dropped_relayed += 1;
+        }
+        let Some(entry) = self.table.get_mut(from) else { return };
+        if queued {
+            entry.stream.counts.bytes_relayed += datagram.len() as u64;
+        }
+        if header.flags.contains(Flags::DESTROY) {
+            entry.stream.close(Err(StreamError::Reset));
+        } else if !is_open {
+            entry.stream.close(Err(StreamError::Destroyed));
+        }
+    }
+}
+
+impl Entry {
+    /// Queues a packet for the stream's peer, or keeps it until that is known; says whether there
+    /// was room.
+    fn pass_on(&mut self, header: &Header, datagram: &[u8], queue: &mut RelayQueue) -> bool {
+        self.stream.on_passed(header.seq);
+        if let Some(remote) = self.stream.remote {
+            return queue.push(remote, datagram);
+        }
+        let room = self.held.len() < MAX_HELD && datagram.len() <= MAX_DATAGRAM_LEN;
+        if room {
+            self.held.push(datagram.into());
+        }
+        room
+    }
+
+    /// Queues what waited for the stream's peer, if that is known now.
+    pub(super) fn pass_on_held(&mut self, queue: &mut RelayQueue, counters: &mut Counters) {
+        let Some(remote) = self.stream.remote.filter(|_| !self.held.is_empty()) else { return };
+        for datagram in std::mem::take(&mut self.held) {
+            counters.dropped_relayed += u64::from(!queue.push(remote, &datagram));
+        }
+    }
+}
 
 /// Forwarded packets that wait for the socket.
 #[derive(Debug, Default)]
@@ -64,3 +115,7 @@ const ID_OFFSET: usize = 4;
 /// Packets that wait at most: 1 MiB, and the same again while the front is being drained.
 const MAX_PACKETS: usize = 512;
 const MAX_BATCH_LEN: usize = 65_000;
+/// Packets per stream that wait for its peer's first one, of 2 KiB at most: a sender's initial window
+/// and what it repeats meanwhile. Without them the faster peer's first packet would come a second
+/// later.
+const MAX_HELD: usize = 16;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{Finish, Stream, reassembly::Arrival};
-use crate::udx::{Body, Counters, Flags, Header, StreamError, Time};
+use crate::udx::{Body, Counters, Flags, Header, Path, Seq, StreamError, Time};
 
 impl Stream {
     /// Takes a packet that passed the firewall. The order of steps is that of `process_packet` in
@@ -42,6 +42,32 @@ impl Stream {
         }
         if self.finish == Finish::Acknowledged && self.reassembly.is_ended() {
             self.close(Ok(()));
+        }
+    }
+
+    /// Notes whence a packet came that was just taken. What a peer sends over the new path, it sends
+    /// after all that went over the old one: messages when that was acknowledged, data under higher
+    /// numbers.
+    pub(crate) fn on_arrival(&mut self, from: Path, header: &Header) {
+        let Some(moved) = &mut self.moved else { return };
+        let new_path = self.remote.is_some_and(|remote| remote.path == from);
+        let next = self.reassembly.next();
+        let mut confirmed = new_path && header.flags.contains(Flags::MESSAGE);
+        if new_path && header.flags.intersects(Flags::DATA.with(Flags::END)) {
+            let seq = header.seq.near(next).unwrap_or(0);
+            moved.first = Some(moved.first.map_or(seq, |first| first.min(seq)));
+        }
+        confirmed |= moved.first.is_some_and(|first| first < next);
+        if confirmed {
+            self.moved = None;
+            self.ready.remote_confirmed = true;
+        }
+    }
+
+    /// A packet with this number was relayed to the peer.
+    pub(crate) fn on_passed(&mut self, seq: Seq) {
+        if let Some(seq) = seq.near(self.passed) {
+            self.passed = self.passed.max(seq + 1);
         }
     }
 
