@@ -32,6 +32,7 @@
 
 pub mod connection;
 pub mod node;
+pub mod relay;
 pub mod socket;
 mod testnet;
 mod transport;

@@ -26,7 +26,10 @@ pub use self::{
     options::{Bootstrap, NodeOptions, Role, StartError},
     queries::{Announcers, Holder, QueryFailed},
 };
-use crate::{connection::Connection, udx};
+use crate::{
+    connection::Connection,
+    udx::{self, Firewall, UdxStream},
+};
 
 /// A node of HyperDHT, on which any number of identities connect and listen. Clones are the same
 /// node.
@@ -115,6 +118,11 @@ impl Node {
         self.shared.lifetime.shutdown().await;
     }
 
+    /// What keeps the node running.
+    pub(crate) const fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Closes a server from elsewhere than its handle, and waits until nodes were told.
     pub(crate) async fn close_server(&self, id: ServerId) {
         let closed = self.shared.core.with(|state, now| state.close_door(now, id));
@@ -124,6 +132,15 @@ impl Node {
     }
 }
 
+/// Connects without a relay: to one.
+pub(crate) async fn connect_directly(
+    node: &Arc<Shared>,
+    key_pair: KeyPair,
+    server: PublicKey,
+) -> Result<Connection, ConnectError> {
+    dialling::connect(node, key_pair, server).await
+}
+
 /// What everything that keeps a node running holds.
 pub(crate) struct Shared {
     core: Arc<Core>,
@@ -131,6 +148,17 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Opens a UDX stream under an id that is free; nothing when there are too many.
+    pub(crate) fn open_stream(&self, firewall: impl FnMut() -> Firewall) -> Option<UdxStream> {
+        let mut state = self.core.lock();
+        self.core.open_stream(&mut state, firewall)
+    }
+
+    /// Who the node is to relays: a key of its own, so that they learn addresses and no identities.
+    pub(crate) fn relay_key_pair(&self) -> KeyPair {
+        self.core.relay_key_pair().clone()
+    }
+
     /// Tasks that are waited for at the end.
     pub(crate) fn tasks(&self) -> TaskTracker {
         self.lifetime.tasks()

@@ -87,8 +87,7 @@ impl Message {
             PAIR => {
                 let initiator = input.bitfield()? & INITIATOR != 0;
                 let token = input.fixed()?;
-                let stream_id =
-                    u32::try_from(input.varint()?).map_err(|_| DecodeError::TooBig)?;
+                let stream_id = u32::try_from(input.varint()?).map_err(|_| DecodeError::TooBig)?;
                 let _seq = input.varint()?;
                 Some(Self::Pair(Pair { initiator, token, stream_id }))
             }

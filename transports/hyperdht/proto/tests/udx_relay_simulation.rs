@@ -66,7 +66,8 @@ impl Run {
         let mut rng = Rng::with_seed(!seed);
         let mut net = Network::new(seed, Link::default());
         let addresses = ["10.0.0.1:1000", "10.0.0.2:2000", RELAY];
-        let [a_addr, b_addr, relay_addr] = addresses.map(|addr| addr.parse::<SocketAddr>().unwrap());
+        let [a_addr, b_addr, relay_addr] =
+            addresses.map(|addr| addr.parse::<SocketAddr>().unwrap());
         for from in [a_addr, b_addr, relay_addr] {
             for to in [a_addr, b_addr, relay_addr] {
                 net.link(from.ip(), to.ip(), link(&mut rng));
@@ -167,9 +168,9 @@ impl Run {
     }
 
     fn is_delivered(&self) -> bool {
-        self.ends.iter().all(|end| {
-            end.written == end.outgoing.len() && end.received == end.expected.len()
-        })
+        self.ends
+            .iter()
+            .all(|end| end.written == end.outgoing.len() && end.received == end.expected.len())
     }
 }
 

@@ -37,6 +37,7 @@ pub(crate) struct Core {
     udx: Udx,
     sockets: Sockets,
     local: Vec<SocketAddrV4>,
+    relay_key_pair: KeyPair,
     /// Tells the task that there are events or an earlier deadline.
     changed: Notify,
 }
@@ -92,6 +93,9 @@ impl Core {
         let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
         let mut rng: StdRng = rand::make_rng();
         let config = options.config(sockets.server_addr(), unix_ms);
+        let mut seed = [0; 32];
+        rng.fill_bytes(&mut seed);
+        let relay_key_pair = KeyPair::from_seed(&seed);
         let dht = Dht::new(config, Instant::now(), StdRng::from_rng(&mut rng));
         let puncher = Puncher::new(StdRng::from_rng(&mut rng));
         let (ready, is_ready) = oneshot::channel();
@@ -115,6 +119,7 @@ impl Core {
             state: Mutex::new(state),
             udx,
             local: local_addresses(sockets.server_addr()),
+            relay_key_pair,
             sockets,
             changed: Notify::new(),
         };
@@ -127,6 +132,10 @@ impl Core {
 
     pub(crate) const fn udx(&self) -> &Udx {
         &self.udx
+    }
+
+    pub(super) const fn relay_key_pair(&self) -> &KeyPair {
+        &self.relay_key_pair
     }
 
     pub(super) const fn sockets(&self) -> &Sockets {

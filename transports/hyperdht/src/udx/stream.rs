@@ -262,6 +262,11 @@ impl UdxStream {
         });
     }
 
+    /// Frees it without a word to the peer, and answers none of its later packets.
+    pub(crate) fn forget(self) {
+        self.handle.lock().endpoint.forget(self.key);
+    }
+
     /// Queues one unordered, unreliable message of one packet.
     ///
     /// # Errors

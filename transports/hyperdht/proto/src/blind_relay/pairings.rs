@@ -13,7 +13,6 @@ use crate::keys::PublicKey;
 /// Memory: a waiting pairing takes about 300 bytes here, a session about 600; a session's two UDX
 /// streams and the two connections of its clients take some 12 KiB besides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Limits {
     /// Sessions, joined pairs of streams, at once.
     pub sessions: usize,
@@ -321,9 +320,7 @@ impl Pairings {
         }
         let full = match waiting {
             Some(_) => (self.sessions.len() >= self.limits.sessions).then_some(Refusal::Full),
-            None => {
-                (self.pending.len() >= self.limits.pending).then_some(Refusal::PendingFull)
-            }
+            None => (self.pending.len() >= self.limits.pending).then_some(Refusal::PendingFull),
         };
         if let Some(full) = full {
             return Err(full);
@@ -332,8 +329,7 @@ impl Pairings {
         match self.take_pending(&pair.token) {
             Some(other) => Ok(Outcome::Matched(self.open(now, (side, key), pair, &other))),
             None => {
-                let mut pending =
-                    Pending { initiator: pair.initiator, side, key, watched: None };
+                let mut pending = Pending { initiator: pair.initiator, side, key, watched: None };
                 let until = now + self.limits.pair_timeout;
                 self.deadlines.watch(&mut pending.watched, until, Item::Pending(pair.token));
                 self.pending.insert(pair.token, pending);
@@ -383,7 +379,8 @@ impl Pairings {
             return true;
         }
         let session = self.tokens.get(token).and_then(|id| Some((*id, self.sessions.get(id)?)));
-        let own = session.filter(|(_, session)| session.clients.iter().any(|(id, _)| *id == client));
+        let own =
+            session.filter(|(_, session)| session.clients.iter().any(|(id, _)| *id == client));
         let own = own.map(|(id, _)| id);
         if let Some(session) = own {
             self.part(now, session);

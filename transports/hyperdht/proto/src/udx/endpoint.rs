@@ -342,13 +342,13 @@ impl Endpoint {
         }
     }
 
-    /// Frees a stream and its key without a word to the peer, and answers none of its later packets.
+    /// Ends a stream without a word to the peer, and answers none of its later packets. The key is
+    /// still to be [removed](Endpoint::remove).
     pub fn forget(&mut self, key: StreamKey) {
         let _ = self.with(key, |stream| {
             stream.close(Err(StreamError::Reset));
             Ok(())
         });
-        self.remove(key);
     }
 
     /// What a stream has come to know.
