@@ -25,6 +25,7 @@ mod fetch;
 mod health;
 mod keygen;
 mod print_config;
+mod relay;
 
 /// What goes wrong in a command: one line for stderr.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -40,6 +41,7 @@ pub(crate) fn main() -> ExitCode {
         Some(("healthcheck", matches)) => health::main(matches),
         Some(("keygen", matches)) => keygen::main(matches),
         Some(("print-config", matches)) => print_config::main(matches),
+        Some(("relay", matches)) => relay::main(matches),
         Some((name, _)) => Err(format!("{name} is not a command").into()),
     };
     match outcome {
@@ -79,13 +81,19 @@ fn command() -> Command {
         .subcommand(health::command())
         .subcommand(keygen::command())
         .subcommand(print_config::command())
+        .subcommand(relay::command())
 }
 
 /// Adds a flag for each setting.
 fn settings(command: Command) -> Command {
+    settings_of(command, &Knob::ALL)
+}
+
+/// Adds a flag for each of these settings.
+fn settings_of(command: Command, knobs: &[Knob]) -> Command {
     let config = Arg::new("config").long("config").value_name("FILE");
     let config = config.value_parser(value_parser!(PathBuf)).help("A TOML file with settings");
-    let flags = Knob::ALL.into_iter().filter(|knob| !knob.spec().secret).map(|knob| {
+    let flags = knobs.iter().filter(|knob| !knob.spec().secret).map(|knob| {
         let spec = knob.spec();
         let help = format!("{} [default: {}]", capitalised(spec.help), spec.default);
         Arg::new(spec.name).long(knob.flag()).value_name(spec.value).help(help)
@@ -102,7 +110,8 @@ fn capitalised(text: &str) -> String {
 fn layers(matches: &ArgMatches) -> Result<Layers, ConfigError> {
     let mut layers = Layers::default();
     for knob in Knob::ALL.into_iter().filter(|knob| !knob.spec().secret) {
-        if let Some(text) = matches.get_one::<String>(knob.spec().name) {
+        // A command may have some of the settings only.
+        if let Ok(Some(text)) = matches.try_get_one::<String>(knob.spec().name) {
             layers.add_flag(knob, text.clone());
         }
     }

@@ -150,11 +150,7 @@ impl Config {
             key_pair_seed: key_pair_seed(layers)?,
             targets: targets(layers)?,
             http: http(layers)?,
-            dht: DhtConfig {
-                host: parse(layers, Knob::DhtHost)?.unwrap_or(Ipv4Addr::UNSPECIFIED),
-                port: parse(layers, Knob::DhtPort)?.unwrap_or(0),
-                bootstrap: bootstrap(layers)?,
-            },
+            dht: dht(layers)?,
             log: log(layers)?,
         })
     }
@@ -200,6 +196,18 @@ pub fn http(layers: &Layers) -> Result<HttpConfig, ConfigError> {
     })
 }
 
+/// The settings for HyperDHT alone, for commands that need no secret.
+///
+/// # Errors
+/// When one of them makes no sense.
+pub fn dht(layers: &Layers) -> Result<DhtConfig, ConfigError> {
+    Ok(DhtConfig {
+        host: parse(layers, Knob::DhtHost)?.unwrap_or(Ipv4Addr::UNSPECIFIED),
+        port: parse(layers, Knob::DhtPort)?.unwrap_or(0),
+        bootstrap: bootstrap(layers)?,
+    })
+}
+
 /// The settings for logging alone, for commands that need no secret.
 ///
 /// # Errors
@@ -224,7 +232,11 @@ fn shared_secret(layers: &Layers) -> Result<SharedSecret, ConfigError> {
     secret.map(|secret| SharedSecret::from(*secret)).ok_or_else(missing)
 }
 
-fn key_pair_seed(layers: &Layers) -> Result<Option<Seed>, ConfigError> {
+/// The seed of the key pair, if one is set. Reads the file that holds it.
+///
+/// # Errors
+/// When it makes no sense.
+pub fn key_pair_seed(layers: &Layers) -> Result<Option<Seed>, ConfigError> {
     let seed = key(layers, Knob::KeyPairSeed, Knob::KeyPairSeedFile, |origin| {
         format!("{origin}, if set, must be set to a valid hypercore key ({KEY_FORMS})")
     })?;

@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod name;
 pub mod registration;
 pub mod registry;
+pub mod relay;
 pub mod respond;
 pub mod scrape;
 pub mod telemetry;

@@ -43,7 +43,7 @@ struct HyperDhtTransport {
 impl HyperDhtTransport {
     async fn identity(&self) -> Result<&HyperDht, TransportError> {
         let join = async {
-            let node = Node::start(options(&self.config).await?).await?;
+            let node = Node::start(node_options(&self.config).await?).await?;
             let identity = node.identity(self.seed.expose());
             Ok::<_, TransportError>((node, identity))
         };
@@ -74,7 +74,8 @@ impl Transport for HyperDhtTransport {
     }
 }
 
-async fn options(config: &DhtConfig) -> Result<NodeOptions, TransportError> {
+/// How a node joins the network that the settings name.
+pub(crate) async fn node_options(config: &DhtConfig) -> Result<NodeOptions, TransportError> {
     Ok(NodeOptions {
         bootstrap: bootstrap(&config.bootstrap).await?,
         host: config.host,

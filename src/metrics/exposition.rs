@@ -44,7 +44,7 @@ impl Exposition {
         }
     }
 
-    pub(super) fn write(self, registry: &Registry) -> String {
+    pub(crate) fn write(self, registry: &Registry) -> String {
         let mut open_metrics = String::new();
         encode(&mut open_metrics, registry).expect("a growing string takes everything");
         match self {

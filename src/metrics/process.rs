@@ -14,7 +14,7 @@ use prometheus_client::{
 };
 
 /// Adds `process_*`, read from `/proc` at each scrape. On a system without one there are none.
-pub(super) fn register(registry: &mut Registry) {
+pub(crate) fn register(registry: &mut Registry) {
     registry.register_collector(Box::new(ProcessCollector));
 }
 
