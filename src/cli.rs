@@ -21,6 +21,7 @@ use tokio::{
 
 mod demo;
 mod dht_node;
+mod doctor;
 mod fetch;
 mod health;
 mod keygen;
@@ -34,18 +35,20 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) fn main() -> ExitCode {
     raise_file_limit();
     let matches = command().get_matches();
+    let done = |()| ExitCode::SUCCESS;
     let outcome = match matches.subcommand() {
-        None => run(&matches),
-        Some(("demo", matches)) => demo::main(matches),
-        Some(("dht-node", matches)) => dht_node::main(matches),
-        Some(("healthcheck", matches)) => health::main(matches),
-        Some(("keygen", matches)) => keygen::main(matches),
-        Some(("print-config", matches)) => print_config::main(matches),
-        Some(("relay", matches)) => relay::main(matches),
+        None => run(&matches).map(done),
+        Some(("demo", matches)) => demo::main(matches).map(done),
+        Some(("dht-node", matches)) => dht_node::main(matches).map(done),
+        Some(("doctor", matches)) => doctor::main(matches),
+        Some(("healthcheck", matches)) => health::main(matches).map(done),
+        Some(("keygen", matches)) => keygen::main(matches).map(done),
+        Some(("print-config", matches)) => print_config::main(matches).map(done),
+        Some(("relay", matches)) => relay::main(matches).map(done),
         Some((name, _)) => Err(format!("{name} is not a command").into()),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             let line = telemetry::causes(&*failure);
             // Nothing is left to tell it to if stderr is gone.
@@ -78,6 +81,7 @@ fn command() -> Command {
         .args_conflicts_with_subcommands(true)
         .subcommand(demo::command())
         .subcommand(dht_node::command())
+        .subcommand(doctor::command())
         .subcommand(health::command())
         .subcommand(keygen::command())
         .subcommand(print_config::command())

@@ -74,8 +74,11 @@ impl Transport for HyperDhtTransport {
     }
 }
 
-/// How a node joins the network that the settings name.
-pub(crate) async fn node_options(config: &DhtConfig) -> Result<NodeOptions, TransportError> {
+/// How a node joins the network of these settings.
+///
+/// # Errors
+/// When the name of no bootstrap node leads anywhere.
+pub async fn node_options(config: &DhtConfig) -> Result<NodeOptions, TransportError> {
     Ok(NodeOptions {
         bootstrap: bootstrap(&config.bootstrap).await?,
         host: config.host,

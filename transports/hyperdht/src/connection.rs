@@ -119,7 +119,10 @@ impl Connection {
     }
 
     /// Waits for the peer's header, which proves that its packets reach us. Cancel-safe.
-    pub(crate) async fn opened(&mut self) -> Result<(), ConnectionError> {
+    ///
+    /// # Errors
+    /// How the connection ended before.
+    pub async fn opened(&mut self) -> Result<(), ConnectionError> {
         std::future::poll_fn(|cx| self.receiver.poll_opened(cx)).await
     }
 }

@@ -31,6 +31,7 @@
 //! [`HyperDht`] is one identity on a node as a [`Transport`](dht_prom_transport::Transport).
 
 pub mod connection;
+pub mod nat;
 pub mod node;
 pub mod relay;
 pub mod socket;

@@ -18,12 +18,12 @@ use hyperdht_proto::{
 };
 use tokio_util::task::TaskTracker;
 
-pub(crate) use self::sockets::PoolSocket;
+pub(crate) use self::sockets::{PoolSocket, interfaces};
 use self::{core::Core, lifetime::Lifetime};
 pub use self::{
-    dialling::ConnectError,
+    dialling::{ConnectError, DialError},
     listening::{AcceptError, Incoming, ListenError, Server},
-    options::{Bootstrap, NodeOptions, Role, StartError},
+    options::{Bootstrap, BootstrapNode, NodeOptions, Role, StartError},
     queries::{Announcers, Holder, QueryFailed},
 };
 use crate::{

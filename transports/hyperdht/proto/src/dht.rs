@@ -49,6 +49,13 @@ pub const PUBLIC_BOOTSTRAP: [&str; 3] = [
     "138.68.147.8@node3.hyperdht.org:49737",
 ];
 
+impl rpc::BootstrapNode {
+    /// [`PUBLIC_BOOTSTRAP`].
+    pub fn public() -> Vec<Self> {
+        PUBLIC_BOOTSTRAP.iter().filter_map(|node| node.parse().ok()).collect()
+    }
+}
+
 /// The port that a node's server socket takes when it is free; then the four after it are tried.
 pub const DEFAULT_PORT: u16 = 49737;
 

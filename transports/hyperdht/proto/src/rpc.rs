@@ -136,12 +136,17 @@ pub struct Response {
 }
 
 /// The commands that every node knows (dht-rpc `lib/commands.js`).
-mod commands {
-    pub(super) const PING: u64 = 0;
-    pub(super) const PING_NAT: u64 = 1;
-    pub(super) const FIND_NODE: u64 = 2;
-    pub(super) const DOWN_HINT: u64 = 3;
-    pub(super) const DELAYED_PING: u64 = 4;
+pub mod commands {
+    /// Answer.
+    pub const PING: u64 = 0;
+    /// Answer to the port in the value, two bytes with the low one first.
+    pub const PING_NAT: u64 = 1;
+    /// Name the nodes that you know nearest to the target.
+    pub const FIND_NODE: u64 = 2;
+    /// See whether the node in the value is still there.
+    pub const DOWN_HINT: u64 = 3;
+    /// Answer after the milliseconds in the value, four bytes with the low one first.
+    pub const DELAYED_PING: u64 = 4;
 }
 
 /// The node does not know the command, or is not yet part of the network.

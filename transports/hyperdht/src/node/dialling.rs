@@ -7,10 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use hyperdht_proto::connect::DialError;
 use hyperdht_proto::{
     connect::{
-        Answered, Dial, DialError, DialEvent, DialSpec, FIRST_PACKET_WAIT, Invitation, Plan,
-        PunchError,
+        Answered, Dial, DialEvent, DialSpec, FIRST_PACKET_WAIT, Invitation, Plan, PunchError,
     },
     dht::Event,
     keys::{KeyPair, PublicKey},

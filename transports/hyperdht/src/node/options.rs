@@ -6,11 +6,11 @@ use std::{
 };
 
 use hyperdht_proto::{
-    dht::{self, PUBLIC_BOOTSTRAP},
-    rpc::{self, BootstrapNode},
+    dht::{self, DEFAULT_PORT},
+    rpc,
 };
 
-pub use hyperdht_proto::rpc::Role;
+pub use hyperdht_proto::rpc::{BootstrapNode, Role};
 
 /// How a node joins the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub enum Bootstrap {
 impl Bootstrap {
     fn nodes(&self) -> Vec<BootstrapNode> {
         match self {
-            Self::Public => PUBLIC_BOOTSTRAP.iter().filter_map(|node| node.parse().ok()).collect(),
+            Self::Public => BootstrapNode::public(),
             Self::Nodes(nodes) => nodes
                 .iter()
                 .filter_map(|node| match node {
@@ -68,6 +68,13 @@ impl Bootstrap {
 }
 
 impl NodeOptions {
+    /// The ports to try for the server socket, one after another as long as they are taken.
+    pub(crate) fn server_ports(&self) -> impl ExactSizeIterator<Item = u16> + use<> {
+        let usual = (0..DEFAULT_PORTS).map(|n| DEFAULT_PORT + n);
+        let ports = self.port.map_or_else(|| usual.chain([0]).collect(), |port| vec![port]);
+        ports.into_iter()
+    }
+
     /// The settings of the state machine, once the server socket is bound.
     pub(super) fn config(&self, server: SocketAddrV4, unix_ms: u64) -> dht::Config {
         let bootstrap = self.bootstrap.nodes();
@@ -100,3 +107,6 @@ pub enum StartError {
         source: io::Error,
     },
 }
+
+/// Ports in a row that are tried (`dht-rpc/index.js`).
+const DEFAULT_PORTS: u16 = 5;

@@ -7,8 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use hyperdht_proto::{connect::PUNCH_BYTE, dht::DEFAULT_PORT, rpc};
-
+use hyperdht_proto::{connect::PUNCH_BYTE, rpc};
 use tokio::sync::mpsc;
 
 use super::options::{NodeOptions, StartError};
@@ -161,16 +160,15 @@ impl Sockets {
 }
 
 fn bind_server(udx: &Udx, options: &NodeOptions) -> Result<(UdxSocket, Datagrams), StartError> {
-    if let Some(port) = options.port {
-        return bind(udx, options.host, port);
-    }
-    for port in DEFAULT_PORT..DEFAULT_PORT + DEFAULT_PORTS {
-        match bind(udx, options.host, port) {
-            Err(StartError::Bind { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => {}
+    let mut ports = options.server_ports();
+    loop {
+        let port = ports.next();
+        match bind(udx, options.host, port.unwrap_or(0)) {
+            Err(StartError::Bind { source, .. })
+                if source.kind() == io::ErrorKind::AddrInUse && ports.len() > 0 => {}
             outcome => return outcome,
         }
     }
-    bind(udx, options.host, 0)
 }
 
 fn bind(udx: &Udx, host: Ipv4Addr, port: u16) -> Result<(UdxSocket, Datagrams), StartError> {
@@ -193,7 +191,7 @@ pub(super) fn local_addresses(server: SocketAddrV4) -> Vec<SocketAddrV4> {
     addresses
 }
 
-fn interfaces() -> Vec<Ipv4Addr> {
+pub(crate) fn interfaces() -> Vec<Ipv4Addr> {
     let all = if_addrs::get_if_addrs().unwrap_or_else(|error| {
         tracing::debug!(%error, "the interfaces of this host are not known");
         Vec::new()
@@ -206,9 +204,6 @@ fn interfaces() -> Vec<Ipv4Addr> {
         })
         .collect()
 }
-
-/// Ports in a row that are tried (`dht-rpc/index.js`).
-const DEFAULT_PORTS: u16 = 5;
 
 /// Addresses told to peers: eight bytes each in a handshake that has to fit a datagram.
 const MAX_LOCAL: usize = 8;

@@ -1,6 +1,7 @@
 //! Finding the nodes that everybody starts from.
 
 use std::{
+    fmt,
     net::{Ipv4Addr, SocketAddrV4},
     str::FromStr,
     time::{Duration, Instant},
@@ -25,6 +26,19 @@ pub enum BootstrapNode {
         /// The host.
         name: String,
     },
+}
+
+/// As it is parsed.
+impl fmt::Display for BootstrapNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name { name, port } => write!(f, "{name}:{port}"),
+            Self::Hinted { address, name } => {
+                write!(f, "{}@{name}:{}", address.ip(), address.port())
+            }
+        }
+    }
 }
 
 impl FromStr for BootstrapNode {
@@ -237,6 +251,9 @@ mod tests {
                 name: "node.example".to_owned()
             })
         );
+        for text in ["1.2.3.4:5", "node.example:5", "1.2.3.4@node.example:5"] {
+            assert_eq!(text.parse::<BootstrapNode>().unwrap().to_string(), text);
+        }
         for text in ["node.example", ":5", "a:0", "a:b", "a@b:5", ""] {
             assert_eq!(text.parse::<BootstrapNode>(), Err(ParseBootstrapError), "{text}");
         }
