@@ -18,15 +18,14 @@
 
 use std::{
     error::Error,
-    io,
-    net::SocketAddr,
-    process,
+    io, process,
     time::{Duration, Instant},
 };
 
 use hyperdht_rs::{
-    Bootstrap, Connection, KeyPair, Node, NodeOptions, PublicKey,
+    Connection, KeyPair, Node, NodeOptions, PublicKey,
     connection::ConnectionError,
+    decode_key,
     node::{Incoming, Role},
 };
 use rand::{RngExt as _, rngs::StdRng};
@@ -68,8 +67,8 @@ async fn node(host: &str, port: &str, bootstrap: &str) -> Result<(), Failure> {
 
 async fn serve(bootstrap: &str, seed: &str) -> Result<(), Failure> {
     let node = Node::start(options(bootstrap)?).await?;
-    let mut server = node.listen(KeyPair::from_seed(&bytes(seed)?)).await?;
-    println!("listening {}", digits(server.public_key().as_bytes()));
+    let mut server = node.listen(KeyPair::from_seed(&decode_key(seed)?)).await?;
+    println!("listening {}", server.public_key());
     while let Some(incoming) = server.accept().await {
         tokio::spawn(async {
             // A peer that goes away is nothing to an echo.
@@ -91,7 +90,7 @@ async fn dial(bootstrap: &str, key: &str, dials: &str) -> Result<(), Failure> {
     let node = Node::start(options(bootstrap)?).await?;
     println!("joined");
     let me = KeyPair::from_seed(&rand::make_rng::<StdRng>().random());
-    let server = PublicKey::from_bytes(bytes(key)?);
+    let server = PublicKey::from_bytes(decode_key(key)?);
     for _ in 0..dials.parse()? {
         let began = Instant::now();
         match node.connect(&me, server).await {
@@ -115,27 +114,11 @@ async fn talk(mut connection: Connection, began: Instant) -> Result<(), Connecti
 }
 
 fn options(bootstrap: &str) -> Result<NodeOptions, Failure> {
-    let nodes = bootstrap.split(',').filter(|node| !node.is_empty());
-    let bootstrap = match bootstrap {
-        "public" => Bootstrap::Public,
-        _ => Bootstrap::Nodes(nodes.map(str::parse).collect::<Result<Vec<SocketAddr>, _>>()?),
-    };
-    Ok(NodeOptions { bootstrap, ..NodeOptions::default() })
+    Ok(NodeOptions { bootstrap: bootstrap.parse()?, ..NodeOptions::default() })
 }
 
 fn ms(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1000.0
-}
-
-fn bytes(text: &str) -> Result<[u8; 32], Failure> {
-    let two = |at| text.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
-    let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(two).collect();
-    let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
-    bytes.ok_or_else(|| "a key or seed has 64 hexadecimal digits".into())
-}
-
-fn digits(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// How long the end of a connection is waited for.

@@ -67,7 +67,8 @@ impl Connection {
         self.receiver.next().await.transpose()
     }
 
-    /// Ends our side and waits until the peer has received everything.
+    /// Ends our side and waits until the peer has received everything. Cancel-safe: a second
+    /// call goes on where a dropped one stopped.
     ///
     /// # Errors
     /// How the connection ended before.

@@ -5,6 +5,9 @@
 //! hyperdht 6.34. Where both sides are behind NATs, holes are punched; only where both NATs give each
 //! destination another port, there is no connection.
 //!
+//! It is no [hyperswarm](https://github.com/holepunchto/hyperswarm): it does not keep connections to
+//! all who announce a topic. IPv4 only, as the network is.
+//!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use hyperdht_rs::{KeyPair, Testnet};
@@ -39,11 +42,17 @@ mod testnet;
 mod transport;
 pub mod udx;
 
-pub use hyperdht_proto::keys::{KeyPair, PublicKey};
+pub use dht_prom_transport::{Key32Error, decode_key};
+pub use hyperdht_proto::{
+    dht::{MutableRecord, PeerRecord},
+    hash::hash,
+    keys::{KeyPair, PublicKey},
+    rpc::Target,
+};
 
 pub use self::{
     connection::Connection,
-    node::{Bootstrap, Node, NodeOptions},
+    node::{Bootstrap, Node, NodeOptions, Role, Server},
     testnet::Testnet,
     transport::{HyperDht, public_key},
 };

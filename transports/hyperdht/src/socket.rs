@@ -128,7 +128,7 @@ impl Socket {
     }
 
     /// Waits until it takes datagrams. A new one does so once the runtime has looked at it for the
-    /// first time.
+    /// first time. Cancel-safe.
     ///
     /// # Errors
     /// Those of the system.

@@ -42,7 +42,8 @@ impl Testnet {
         NodeOptions { bootstrap: Bootstrap::Nodes(self.bootstrap()), ..self.options_for_first() }
     }
 
-    /// Starts another node in this network, which ends on its own.
+    /// Starts another node in this network, which ends on its own. Cancel-safe: dropping the call stops
+    /// the node.
     ///
     /// # Errors
     /// As [`Node::start`].

@@ -1,6 +1,7 @@
 //! Servers: connections that others ask for.
 
 use std::{
+    net::SocketAddrV4,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -71,6 +72,12 @@ impl Server {
         self.public_key
     }
 
+    /// The nodes that pass handshakes on to it at the moment, at most three: what to
+    /// [announce](super::Node::announce) it with at a topic. They change as nodes come and go.
+    pub fn relay_addresses(&self) -> Vec<SocketAddrV4> {
+        self.shared.core.with_dht(|dht, _| dht.relay_addresses(self.id).to_vec())
+    }
+
     pub(crate) const fn id(&self) -> ServerId {
         self.id
     }
@@ -85,7 +92,8 @@ impl Server {
         Some(Incoming { shared: Arc::clone(&self.shared), knock: Some(knock) })
     }
 
-    /// Ends the announcement, and waits until the nodes that hold it were told.
+    /// Ends the announcement, and waits until the nodes that hold it were told. Cancel-safe: what was
+    /// begun goes on.
     pub async fn close(self) {
         let closed = self.shared.core.with(|state, now| state.close_door(now, self.id));
         if let Some(closed) = closed {

@@ -2,7 +2,8 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{AddrParseError, Ipv4Addr, SocketAddr, SocketAddrV4},
+    str::FromStr,
 };
 
 use hyperdht_proto::{
@@ -50,6 +51,19 @@ pub enum Bootstrap {
     Public,
     /// These; none for the first node of a network. Only IPv4 addresses count.
     Nodes(Vec<SocketAddr>),
+}
+
+/// Reads `public`, or addresses like `192.0.2.1:49737` with commas between; an empty text names none.
+impl FromStr for Bootstrap {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "public" {
+            return Ok(Self::Public);
+        }
+        let nodes = text.split(',').filter(|node| !node.is_empty());
+        Ok(Self::Nodes(nodes.map(str::parse).collect::<Result<_, _>>()?))
+    }
 }
 
 impl Bootstrap {
@@ -110,3 +124,20 @@ pub enum StartError {
 
 /// Ports in a row that are tried (`dht-rpc/index.js`).
 const DEFAULT_PORTS: u16 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bootstrap_is_public_or_a_list_of_addresses() {
+        let node = |text: &str| text.parse::<SocketAddr>().unwrap();
+        assert_eq!("public".parse(), Ok(Bootstrap::Public));
+        assert_eq!("".parse(), Ok(Bootstrap::Nodes(Vec::new())));
+        let two = Bootstrap::Nodes(vec![node("127.0.0.1:1"), node("192.0.2.1:49737")]);
+        assert_eq!("127.0.0.1:1,192.0.2.1:49737".parse(), Ok(two));
+        for wrong in ["localhost:1", "127.0.0.1", "127.0.0.1:1;127.0.0.1:2", "Public"] {
+            assert!(wrong.parse::<Bootstrap>().is_err(), "{wrong}");
+        }
+    }
+}

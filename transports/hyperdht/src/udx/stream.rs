@@ -75,7 +75,7 @@ impl UdxStream {
     }
 
     /// Moves it to another path at once, and waits until the peer has acknowledged all that was
-    /// sent before. Dropping the future does not undo the move.
+    /// sent before. Cancel-safe: dropping the call does not undo the move.
     ///
     /// # Errors
     /// [`io::ErrorKind::NotConnected`], or how it closed.
@@ -177,8 +177,8 @@ impl UdxStream {
         })
     }
 
-    /// Writes all of `bytes`, sharing rather than copying them. When the future is dropped, what
-    /// is left in `bytes` was not written.
+    /// Writes all of `bytes`, sharing rather than copying them. Cancel-safe: what is left in `bytes`
+    /// when the call is dropped was not written.
     ///
     /// # Errors
     /// How the stream closed.
