@@ -56,3 +56,8 @@ pub use self::{
     testnet::Testnet,
     transport::{HyperDht, public_key},
 };
+
+/// README.md's program is compiled and run by `cargo test --doc`.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -22,3 +22,8 @@ pub mod udx;
 
 #[cfg(test)]
 mod test_vectors;
+
+/// README.md's program is compiled and run by `cargo test --doc`.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
