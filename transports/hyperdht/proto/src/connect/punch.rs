@@ -11,8 +11,12 @@
 //! [`Puncher::poll_command`] for sockets and bytes, which come before what the `Dht` sends, then
 //! [`Puncher::poll_event`] and [`Puncher::poll_timeout`].
 
+mod attempt;
 mod client;
+mod context;
+mod error;
 mod hole;
+mod invitation;
 mod limiter;
 mod nat;
 mod sampling;
@@ -26,16 +30,19 @@ use std::{
     time::Instant,
 };
 
-use rand::{Rng, rngs::StdRng};
+use rand::rngs::StdRng;
 
-pub use self::client::Invitation;
 pub(super) use self::server::Guest;
-use self::{client::ClientPunch, hole::Hole, limiter::Limiter, server::ServerPunch};
+use self::{
+    attempt::{Attempt, Outcome},
+    client::ClientPunch,
+    context::{Context, Shared},
+    server::ServerPunch,
+};
+pub use self::{error::PunchError, invitation::Invitation};
 use crate::{
-    dht::{Dht, Event, HolepunchCall, IncomingHolepunch},
-    handshake::TokenKey,
-    keys::Secret,
-    rpc::{self, RequestId, SocketId},
+    dht::{Dht, Event, IncomingHolepunch},
+    rpc::{self, SocketId},
 };
 
 /// All punches of one node, of clients and servers.
@@ -101,121 +108,11 @@ pub enum PunchEvent {
     },
 }
 
-/// Why there is no hole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PunchError {
-    /// The other side, or the node in between, has fallen silent.
-    #[error("the peer does not answer")]
-    Unanswered,
-    /// What the other side says cannot be read.
-    #[error("the peer's message is malformed")]
-    Malformed,
-    /// The other side has given up.
-    #[error("the peer has given up")]
-    RemoteAborted,
-    /// One side does not find out what its NAT is.
-    #[error("the NAT could not be judged")]
-    Unclear,
-    /// Both sides' NATs give each destination a mapping of its own: only a relay helps.
-    #[error("both NATs randomize ports")]
-    BothRandom,
-    /// There was no room for another punch with random ports in time.
-    #[error("too many punches with random ports")]
-    Busy,
-    /// The server does not punch.
-    #[error("the peer does not punch")]
-    NotPunching,
-    /// The peer has no address that is worth a punch.
-    #[error("no address of the peer is known well enough")]
-    NoWay,
-    /// All was sent, and nothing came through.
-    #[error("nothing came through")]
-    Exhausted,
-    /// The system has no socket left.
-    #[error("no socket is left")]
-    NoSocket,
-}
-
 #[derive(Debug)]
 struct Entry {
     attempt: Attempt,
     /// Its place in [`Puncher::timers`].
     timer: Option<Instant>,
-}
-
-/// Whose attempt.
-#[derive(Debug)]
-enum Attempt {
-    Client(Box<ClientPunch>),
-    Server(Box<ServerPunch>),
-}
-
-/// What something has led to.
-#[derive(Debug, Clone, Copy)]
-enum Outcome {
-    Path(u32, SocketAddrV4),
-    Failed(PunchError),
-}
-
-/// What all attempts share.
-#[derive(Debug)]
-struct Shared {
-    commands: VecDeque<PunchCommand>,
-    sockets: BTreeMap<u32, PunchId>,
-    next_socket: u32,
-    requests: BTreeMap<RequestId, PunchId>,
-    limiter: Limiter,
-    rng: StdRng,
-}
-
-/// What an attempt works with while it is called.
-struct Context<'a> {
-    dht: &'a mut Dht,
-    now: Instant,
-    id: PunchId,
-    shared: &'a mut Shared,
-}
-
-impl Context<'_> {
-    fn open(&mut self) -> u32 {
-        let socket = self.shared.next_socket;
-        self.shared.next_socket = socket.wrapping_add(1);
-        self.shared.sockets.insert(socket, self.id);
-        self.shared.commands.push_back(PunchCommand::Open(socket));
-        socket
-    }
-
-    fn close(&mut self, socket: u32) {
-        self.shared.sockets.remove(&socket);
-        self.shared.commands.push_back(PunchCommand::Close(socket));
-    }
-
-    fn send(&mut self, socket: u32, to: SocketAddrV4, ttl: u8) {
-        self.shared.commands.push_back(PunchCommand::Send { socket, to, ttl });
-    }
-
-    fn ping(&mut self, to: SocketAddrV4, socket: SocketId) -> RequestId {
-        let request = self.dht.ping(self.now, to, Some(socket), 0);
-        self.shared.requests.insert(request, self.id);
-        request
-    }
-
-    fn holepunch(&mut self, call: HolepunchCall) -> RequestId {
-        let request = self.dht.holepunch(self.now, call);
-        self.shared.requests.insert(request, self.id);
-        request
-    }
-
-    fn random<const N: usize>(&mut self) -> [u8; N] {
-        let mut bytes = [0; N];
-        self.shared.rng.fill_bytes(&mut bytes);
-        bytes
-    }
-
-    fn token_key(&mut self) -> TokenKey {
-        TokenKey::new(Secret::from_bytes(self.random()))
-    }
 }
 
 impl Puncher {
@@ -226,14 +123,7 @@ impl Puncher {
             attempts: BTreeMap::new(),
             slots: BTreeMap::new(),
             timers: BTreeSet::new(),
-            shared: Shared {
-                commands: VecDeque::new(),
-                sockets: BTreeMap::new(),
-                next_socket: 0,
-                requests: BTreeMap::new(),
-                limiter: Limiter::default(),
-                rng,
-            },
+            shared: Shared::new(rng),
             events: VecDeque::new(),
             next: 0,
         }
@@ -456,74 +346,6 @@ impl Puncher {
         let running: Vec<_> = running.map(|(request, _)| *request).collect();
         for request in running {
             dht.cancel(now, request);
-        }
-    }
-}
-
-impl Attempt {
-    const fn hole_mut(&mut self) -> &mut Hole {
-        match self {
-            Self::Client(punch) => punch.hole_mut(),
-            Self::Server(punch) => punch.hole_mut(),
-        }
-    }
-
-    fn drive(&mut self, cx: &mut Context<'_>) -> Option<Outcome> {
-        match self {
-            Self::Client(punch) => punch.drive(cx),
-            Self::Server(punch) => punch.drive(cx),
-        }
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        match self {
-            Self::Client(punch) => punch.poll_timeout(),
-            Self::Server(punch) => punch.poll_timeout(),
-        }
-    }
-
-    /// Does nothing more; a server is told that its client `gives_up`.
-    fn finish(&mut self, cx: &mut Context<'_>, gives_up: bool) {
-        match self {
-            Self::Client(punch) => punch.finish(cx, gives_up),
-            Self::Server(punch) => punch.finish(cx),
-        }
-    }
-
-    /// Does nothing more. A client has the one socket that it needs; a server's peer may be on its
-    /// way through any.
-    fn conclude(&mut self, cx: &mut Context<'_>, outcome: Outcome) {
-        let (path, gives_up) = match outcome {
-            Outcome::Path(socket, _) => (Some(socket), false),
-            Outcome::Failed(error) => (None, error.is_our_choice()),
-        };
-        self.finish(cx, gives_up);
-        if let Self::Client(punch) = self {
-            punch.hole_mut().close(cx, path);
-        }
-    }
-}
-
-impl PunchError {
-    /// Whether the peer would go on if it were not told.
-    const fn is_our_choice(self) -> bool {
-        match self {
-            Self::Unanswered | Self::Malformed | Self::RemoteAborted | Self::Exhausted => false,
-            Self::Unclear
-            | Self::BothRandom
-            | Self::Busy
-            | Self::NotPunching
-            | Self::NoWay
-            | Self::NoSocket => true,
-        }
-    }
-}
-
-impl Outcome {
-    const fn event(self, punch: PunchId) -> PunchEvent {
-        match self {
-            Self::Path(socket, address) => PunchEvent::Open { punch, socket, address },
-            Self::Failed(error) => PunchEvent::Failed { punch, error },
         }
     }
 }

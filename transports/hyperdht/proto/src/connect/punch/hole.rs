@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Context, limiter::Busy, sampling::Sampling, strategy::Punch};
+use super::{context::Context, limiter::Busy, sampling::Sampling, strategy::Punch};
 use crate::{
     handshake::{Firewall, HolepunchPayload},
     rpc::{SocketId, is_reachable},

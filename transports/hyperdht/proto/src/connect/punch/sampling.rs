@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddrV4};
 
 use super::{
-    Context,
+    context::Context,
     nat::{ALL, Classifier},
 };
 use crate::{

@@ -7,7 +7,9 @@ use std::{
 };
 
 use super::{
-    Context, FULL_TTL, Outcome, PunchError,
+    FULL_TTL, PunchError,
+    attempt::Outcome,
+    context::Context,
     hole::{Analysis, Hole},
     limiter::Busy,
 };

@@ -7,7 +7,7 @@ use std::{
 
 use rand::RngExt;
 
-use super::{Context, FULL_TTL, LOW_TTL, hole::Remote};
+use super::{FULL_TTL, LOW_TTL, context::Context, hole::Remote};
 use crate::rpc::is_reachable;
 
 /// A punch that is under way.
