@@ -5,7 +5,10 @@ use std::{
     os::fd::AsFd as _,
     path::Path,
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -108,24 +111,14 @@ impl NatLab {
         lab
     }
 
-    /// Whether a lab can be built here.
+    /// Whether a lab can be built here. Looked at once for the whole process.
     ///
     /// # Errors
     /// What is missing.
     pub fn possible() -> Result<(), String> {
-        if !rustix::process::geteuid().is_root() {
-            return Err("the NAT lab needs root".to_owned());
-        }
-        for (program, argument) in [("ip", "-V"), ("iptables", "-V"), ("conntrack", "-V")] {
-            let found = quiet(Command::new(program).arg(argument));
-            found.map_err(|()| {
-                format!("the NAT lab needs {program}; `cargo xtask test` brings it")
-            })?;
-        }
-        let name = format!("{PREFIX}{}probe", std::process::id());
-        let made = quiet(Command::new("ip").args(["netns", "add", &name]));
-        let removed = quiet(Command::new("ip").args(["netns", "del", &name]));
-        made.and(removed).map_err(|()| "the NAT lab needs to make network namespaces".to_owned())
+        // Tests on several threads must not take each other's probe away.
+        static POSSIBLE: OnceLock<Result<(), String>> = OnceLock::new();
+        POSSIBLE.get_or_init(probe).clone()
     }
 
     /// Puts a NAT before a host, in place of what was there: programs on the host lose their network.
@@ -231,6 +224,37 @@ impl Side {
         }
     }
 }
+
+/// Tries whatever the lab is made of, in a namespace of its own.
+fn probe() -> Result<(), String> {
+    if !rustix::process::geteuid().is_root() {
+        return Err("the NAT lab needs root".to_owned());
+    }
+    for (program, argument) in [("ip", "-V"), ("iptables", "-V"), ("conntrack", "-V")] {
+        let found = quiet(Command::new(program).arg(argument));
+        found.map_err(|()| format!("the NAT lab needs {program}; `cargo xtask test` brings it"))?;
+    }
+    let name = format!("{PREFIX}{}probe", std::process::id());
+    let made = quiet(Command::new("ip").args(["netns", "add", &name]));
+    made.map_err(|()| "the NAT lab needs to make network namespaces".to_owned())?;
+    let lack = PARTS.into_iter().find(|words| {
+        let mut command = Command::new("ip");
+        quiet(command.args(["netns", "exec", &name]).args(words.split(' '))).is_err()
+    });
+    // What is left goes with this process's labs, as after a kill.
+    let _ = quiet(Command::new("ip").args(["netns", "del", &name]));
+    lack.map_or(Ok(()), |words| Err(format!("this system cannot do `{words}` in a namespace")))
+}
+
+/// What `natlab.sh` asks of the kernel.
+const PARTS: [&str; 6] = [
+    "ip link add br0 type bridge",
+    "ip link add one type veth peer name other",
+    "iptables -t nat -A POSTROUTING -p udp -j MASQUERADE --random-fully",
+    "iptables -t raw -A PREROUTING -p udp -m statistic --mode random --probability 0.1 -j DROP",
+    "iptables -A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT",
+    "conntrack -F",
+];
 
 /// Takes down the labs of processes that are no more: a killed test cannot do it itself.
 fn remove_orphans() {
