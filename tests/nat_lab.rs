@@ -10,6 +10,9 @@ use std::{process::Command, time::Duration};
 use dht_prom_test_support::lab::{Dial, Nat, NatLab, Network, Peers, Place, Side, Stack};
 use serde_json::Value;
 
+#[path = "nat_lab/bridge.rs"]
+mod bridge;
+
 /// Who serves, and who dials: whatever has us on one side. Node with Node is not ours to answer for.
 const WAYS: [(Stack, Stack); 3] =
     [(Stack::Rust, Stack::Node), (Stack::Rust, Stack::Rust), (Stack::Node, Stack::Rust)];
@@ -95,6 +98,15 @@ fn doctor(lab: &NatLab, network: &Network, settings: &[&str]) -> Value {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
     assert_eq!(output.status.success(), report["reachable"] == true, "{report:#}");
     report
+}
+
+/// What the bridge prints for Prometheus with these flags.
+fn print_config(flags: &[&str], port: u16) -> String {
+    let mut command = Command::new(BRIDGE);
+    command.env_clear().args(["print-config", "prometheus"]).args(flags);
+    let output = command.arg(format!("--http-port={port}")).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 const BRIDGE: &str = env!("CARGO_BIN_EXE_dht-prometheus");

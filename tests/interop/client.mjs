@@ -3,7 +3,8 @@
 //   node client.mjs '<json>'
 //
 // The argument is one object:
-//   bootstrap  [{ host, port }], the DHT to join
+//   bootstrap  ['host:port'], the DHT to join
+//   host       the address to bind
 //   scraper    public key of the bridge
 //   secret     shared secret of the bridge
 //   clients    a list of
@@ -36,7 +37,7 @@ await Promise.all(running)
 
 async function start ({ generation, alias, service, hostname, seed, quiet, metrics }) {
   const Client = GENERATIONS[generation]
-  const dht = new HyperDHT({ bootstrap: settings.bootstrap, host: '127.0.0.1' })
+  const dht = new HyperDHT({ bootstrap: settings.bootstrap, host: settings.host })
   const keyPair = HyperDHT.keyPair(seed && Buffer.from(seed, 'hex'))
   const client = new Client(
     dht, collector(metrics), settings.scraper, alias, settings.secret, service, { hostname, keyPair }

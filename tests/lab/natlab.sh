@@ -7,6 +7,7 @@
 #   natlab.sh weather LOSS_PERCENT  lose so much of the UDP that hosts and NATs receive (0 = none)
 #   natlab.sh rebind A|B            the NAT forgets its mappings, as after a restart of the router
 #   natlab.sh move A|B NEW_IP       the NAT gets another public address (5.5.x.y)
+#   natlab.sh block A|B             from now on the NAT lets no UDP through
 #   natlab.sh forward A|B OUTSIDE [INSIDE]  the NAT forwards this UDP port to the host
 #   natlab.sh firewall A|B PORT     the host itself lets no other UDP port in or out
 #   natlab.sh down
@@ -131,6 +132,8 @@ move() { # A|B address: it replaces the old one, and mappings go with that
   fi
 }
 
+block() { in_ns "nat$1" iptables -I FORWARD -p udp -j DROP; }
+
 forward() { # A|B outside [inside]
   local inside=${3:-$2} n
   n=$(number "$1")
@@ -146,7 +149,7 @@ firewall() { # A|B port
 command=${1:-}
 case $command in
   up | down) "$command" ;;
-  weather | rebind) shift; "$command" "${1:?}" ;;
+  weather | rebind | block) shift; "$command" "${1:?}" ;;
   side | move | firewall) shift; "$command" "${1:?}" "${2:?}" ;;
   forward) shift; forward "${1:?}" "${2:?}" "${3:-}" ;;
   *) sed -n '2,/^set /{/^set /d; s/^# \{0,1\}//p}' "$0"; exit 2 ;;

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{Process, Response, Testnet, http_get};
+use crate::{Process, Response, Testnet, http_get, lab::Network};
 
 /// The program that the tests run as the bridge.
 #[derive(Clone, Debug)]
@@ -74,8 +74,6 @@ impl Subject {
 pub struct BridgeSettings {
     /// The program.
     pub subject: Subject,
-    /// UDP port of the only bootstrap node.
-    pub bootstrap_port: u16,
     /// The targets file.
     pub targets: PathBuf,
     /// Shared secret, hex or z-base-32.
@@ -88,21 +86,35 @@ pub struct BridgeSettings {
     pub log_level: String,
     /// Further settings: names without prefix, and values.
     pub others: Vec<(&'static str, String)>,
+    /// The settings of its DHT node.
+    pub dht: [(&'static str, String); 2],
 }
 
 impl BridgeSettings {
     /// A debug-logging bridge on `testnet`, with its targets file in `folder`.
     #[must_use]
     pub fn new(subject: &Subject, testnet: &Testnet, folder: &Path) -> Self {
+        let bootstrap = ("BOOTSTRAP_PORT", testnet.port().to_string());
+        Self::with_dht(subject, folder, [bootstrap, ("DHT_HOST", "127.0.0.1".to_owned())])
+    }
+
+    /// The same in a NAT lab. It is to be started on a thread within one of the lab's places.
+    #[must_use]
+    pub fn in_lab(subject: &Subject, network: &Network, folder: &Path) -> Self {
+        let bootstrap = ("BOOTSTRAP", network.bootstrap().to_owned());
+        Self::with_dht(subject, folder, [bootstrap, ("DHT_HOST", "0.0.0.0".to_owned())])
+    }
+
+    fn with_dht(subject: &Subject, folder: &Path, dht: [(&'static str, String); 2]) -> Self {
         Self {
             subject: subject.clone(),
-            bootstrap_port: testnet.port(),
             targets: folder.join("targets.json"),
             secret: "5e".repeat(32),
             seed: "a7".repeat(32),
             http_port: 0,
             log_level: "debug".to_owned(),
             others: Vec::new(),
+            dht,
         }
     }
 
@@ -112,6 +124,21 @@ impl BridgeSettings {
     /// When it does not come up.
     #[must_use]
     pub fn start(&self) -> Bridge {
+        let mut bridge = self.start_unannounced();
+        bridge.public_key = bridge.process.expect_line("`DHT RPC ready at public key`", |line| {
+            let (_, key) = line.split_once("DHT RPC ready at public key ")?;
+            key.get(..52).map(str::to_owned)
+        });
+        bridge
+    }
+
+    /// Starts the bridge and waits until it serves HTTP. Its key is not known: the log gives it when
+    /// the bridge can be found in the DHT, which here may never be.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn start_unannounced(&self) -> Bridge {
         Bridge::start(self)
     }
 
@@ -123,10 +150,8 @@ impl BridgeSettings {
             ("LOG_LEVEL", self.log_level.clone()),
             ("HTTP_PORT", self.http_port.to_string()),
             ("HTTP_HOST", "127.0.0.1".to_owned()),
-            ("BOOTSTRAP_PORT", self.bootstrap_port.to_string()),
-            ("DHT_HOST", "127.0.0.1".to_owned()),
         ];
-        variables.extend(self.others.iter().cloned());
+        variables.extend(self.dht.iter().chain(&self.others).cloned());
         variables
     }
 }
@@ -149,13 +174,9 @@ impl Bridge {
             let digits = address.split(|c: char| !c.is_ascii_digit()).next()?;
             digits.parse().ok()
         });
-        let public_key = process.expect_line("`DHT RPC ready at public key`", |line| {
-            let (_, key) = line.split_once("DHT RPC ready at public key ")?;
-            key.get(..52).map(str::to_owned)
-        });
         // The Node bridges report even an orderly stop as if SIGINT had ended them.
         let clean_exit = if settings.subject.is_foreign() { 130 } else { 0 };
-        Self { process, http_port, public_key, clean_exit }
+        Self { process, http_port, public_key: String::new(), clean_exit }
     }
 
     /// The port of its HTTP server on 127.0.0.1.
@@ -164,7 +185,7 @@ impl Bridge {
         self.http_port
     }
 
-    /// Its public key in z-base-32, as its log gives it.
+    /// Its public key in z-base-32, as its log gives it; empty as long as nobody waited for that.
     #[must_use]
     pub fn public_key(&self) -> &str {
         &self.public_key

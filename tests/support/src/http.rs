@@ -65,12 +65,23 @@ pub fn head(url: &str) -> Response {
 ///
 /// # Panics
 /// When it gives none within [`PATIENCE`], with the last reason it gave for that.
-pub fn poll<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub fn poll<T>(what: &str, attempt: impl FnMut() -> Result<T, String>) -> T {
+    poll_within(PATIENCE, attempt).unwrap_or_else(|reason| panic!("waited for {what}: {reason}"))
+}
+
+/// As [`poll`], for what must not take longer than `limit`.
+///
+/// # Errors
+/// The last reason that it gave, when it gives no answer by then.
+pub fn poll_within<T>(
+    limit: Duration,
+    mut attempt: impl FnMut() -> Result<T, String>,
+) -> Result<T, String> {
+    let deadline = Instant::now() + limit;
     loop {
         match attempt() {
-            Ok(answer) => return answer,
-            Err(reason) => assert!(Instant::now() < deadline, "waited for {what}: {reason}"),
+            Err(_) if Instant::now() < deadline => {}
+            ended => return ended,
         }
         #[expect(clippy::disallowed_methods, reason = "the pace of polling, not a hope")]
         std::thread::sleep(Duration::from_millis(100));

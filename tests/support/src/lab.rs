@@ -153,6 +153,14 @@ impl NatLab {
         run(self.script(&["move", side.name(), address]));
     }
 
+    /// Has the NAT let no UDP through from now on.
+    ///
+    /// # Panics
+    /// When that cannot be done, as without a NAT.
+    pub fn block(&self, side: Side) {
+        run(self.script(&["block", side.name()]));
+    }
+
     /// Has the NAT forward a UDP port to the host.
     ///
     /// # Panics

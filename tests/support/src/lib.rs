@@ -21,7 +21,7 @@ mod prometheus;
 mod stage;
 
 pub use bridge::{Bridge, BridgeSettings, Subject};
-pub use http::{Response, head, http_get, poll};
+pub use http::{Response, head, http_get, poll, poll_within};
 pub use lines::Lines;
 pub use node::{Client, ClientSpec, Generation, MetricsSource, Testnet};
 pub use process::{PATIENCE, Process};

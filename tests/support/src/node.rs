@@ -9,7 +9,11 @@ use std::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{Process, poll};
+use crate::{
+    Process,
+    lab::{NatLab, Network, Place},
+    poll,
+};
 
 /// A HyperDHT network on 127.0.0.1, for one test.
 #[derive(Debug)]
@@ -25,7 +29,7 @@ impl Testnet {
     /// When Node or its packages are missing.
     #[must_use]
     pub fn start() -> Self {
-        let process = script("testnet.mjs", &[]);
+        let process = script(&[], "testnet.mjs", &[]);
         let ready = event(&process, "ready", |_| true);
         let port = ready["port"].as_u64().and_then(|port| u16::try_from(port).ok());
         Self { process, port: port.expect("the testnet prints its port") }
@@ -136,13 +140,40 @@ impl Client {
     /// When Node or its packages are missing.
     #[must_use]
     pub fn start(testnet: &Testnet, scraper: &str, secret: &str, clients: &[ClientSpec]) -> Self {
+        let bootstrap = format!("127.0.0.1:{}", testnet.port());
+        Self::launch(&[], ("127.0.0.1", &bootstrap), (scraper, secret), clients)
+    }
+
+    /// The same in a place of a NAT lab.
+    ///
+    /// # Panics
+    /// When Node or its packages are missing.
+    #[must_use]
+    pub fn start_in(
+        (lab, network): (&NatLab, &Network),
+        place: Place,
+        (scraper, secret): (&str, &str),
+        clients: &[ClientSpec],
+    ) -> Self {
+        let dht = ("0.0.0.0", network.bootstrap());
+        Self::launch(&lab.words(place), dht, (scraper, secret), clients)
+    }
+
+    /// Starts them behind `words`, on a DHT node bound to `host`.
+    fn launch(
+        words: &[String],
+        (host, bootstrap): (&str, &str),
+        (scraper, secret): (&str, &str),
+        clients: &[ClientSpec],
+    ) -> Self {
         let settings = json!({
-            "bootstrap": [{ "host": "127.0.0.1", "port": testnet.port() }],
+            "bootstrap": [bootstrap],
+            "host": host,
             "scraper": scraper,
             "secret": secret,
             "clients": clients,
         });
-        Self { process: script("client.mjs", &[&settings.to_string()]) }
+        Self { process: script(words, "client.mjs", &[&settings.to_string()]) }
     }
 
     /// Waits until `alias` is registered; gives what the bridge said of `updated`.
@@ -229,14 +260,15 @@ fn any_event(process: &Process, what: &str, mut accept: impl FnMut(&Value) -> bo
     })
 }
 
-fn script(name: &str, args: &[&str]) -> Process {
+fn script(words: &[String], name: &str, args: &[&str]) -> Process {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../interop");
     assert!(
         folder.join("node_modules").is_dir(),
         "the Node packages are missing: `cargo xtask test` installs them, or `npm ci` in \
          tests/interop",
     );
-    let mut command = Command::new("node");
-    command.arg(folder.join(name)).args(args);
+    let mut words = words.iter().map(String::as_str).chain(["node"]);
+    let mut command = Command::new(words.next().expect("there are words"));
+    command.args(words).arg(folder.join(name)).args(args);
     Process::spawn(name, command)
 }

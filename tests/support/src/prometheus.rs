@@ -74,6 +74,20 @@ impl Prometheus {
         samples.iter().map(sample).collect()
     }
 
+    /// Why the last scrape of the target with this `instance` failed, as Prometheus tells its operator;
+    /// empty when it did not.
+    ///
+    /// # Panics
+    /// When there is no such target, or Prometheus does not answer as its API promises.
+    #[must_use]
+    pub fn last_error(&self, instance: &str) -> String {
+        let answer = http_get(&format!("http://{}/api/v1/targets", self.address), &[]).json();
+        let targets = answer["data"]["activeTargets"].as_array().expect("a list of targets");
+        let target = targets.iter().find(|target| target["labels"]["instance"] == instance);
+        let error = &target.unwrap_or_else(|| panic!("no {instance} in {answer}"))["lastError"];
+        error.as_str().expect("text").to_owned()
+    }
+
     /// Waits until an instant query gives `count` samples.
     ///
     /// # Panics

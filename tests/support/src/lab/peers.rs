@@ -3,7 +3,10 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -25,24 +28,31 @@ pub enum Stack {
 #[derive(Clone, Debug)]
 pub struct Peers {
     node: PathBuf,
-    rust: PathBuf,
+    rust: Examples,
+}
+
+/// Where our examples are.
+#[derive(Clone, Debug)]
+struct Examples {
+    echo: PathBuf,
+    service: PathBuf,
 }
 
 impl Peers {
-    /// Builds the example, with the options that cargo knows as `--release` if asked for.
+    /// Builds our examples, with the options that cargo knows as `--release` if asked for.
     ///
     /// # Panics
-    /// When the Node packages are missing or the example does not build.
+    /// When the Node packages are missing or an example does not build.
     #[must_use]
     pub fn find(release: bool) -> Self {
-        static DEBUG: OnceLock<PathBuf> = OnceLock::new();
-        static RELEASE: OnceLock<PathBuf> = OnceLock::new();
+        static DEBUG: OnceLock<Examples> = OnceLock::new();
+        static RELEASE: OnceLock<Examples> = OnceLock::new();
         let interop =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../../transports/hyperdht/tests/interop");
         let packages = interop.join("node_modules");
         assert!(packages.is_dir(), "{}: `cargo xtask test` installs it", packages.display());
         let built = if release { &RELEASE } else { &DEBUG };
-        let rust = built.get_or_init(|| build_example(release)).clone();
+        let rust = built.get_or_init(|| build_examples(release)).clone();
         Self { node: interop.join("nat-peer.mjs"), rust }
     }
 
@@ -55,12 +65,30 @@ impl Peers {
         let mut words = lab.words(place);
         match stack {
             Stack::Node => words.extend(["node".to_owned(), self.node.display().to_string()]),
-            Stack::Rust => words.push(self.rust.display().to_string()),
+            Stack::Rust => words.push(self.rust.echo.display().to_string()),
         }
-        let (program, before) = words.split_first().expect("there are words");
-        let mut command = Process::bound_command(program);
-        command.args(before).args(args);
-        Process::spawn(&format!("a {stack:?} peer ({})", args.join(" ")), command)
+        let name = format!("a {stack:?} peer ({})", args.join(" "));
+        Process::spawn(&name, command(&words, args))
+    }
+
+    /// Starts a service in Rust that registers with a bridge, known by its key, with a shared secret.
+    /// Node's are [`Client`](crate::Client).
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn service(
+        &self,
+        (lab, network): (&NatLab, &Network),
+        place: Place,
+        (bridge, secret): (&str, &str),
+        alias: &str,
+    ) -> Process {
+        let mut words = lab.words(place);
+        words.push(self.rust.service.display().to_string());
+        let mut command = command(&words, &[bridge, alias, network.bootstrap()]);
+        command.env("DHT_PROM_SHARED_SECRET", secret);
+        Process::spawn(&format!("the service {alias}"), command)
     }
 
     /// Starts an echo server and waits until it is announced; gives its key, too.
@@ -156,7 +184,7 @@ impl Dial {
 pub struct Network {
     bootstrap: String,
     nodes: Vec<Process>,
-    seeds: std::cell::Cell<u64>,
+    seeds: AtomicU64,
 }
 
 impl Network {
@@ -177,7 +205,7 @@ impl Network {
         let nodes: Vec<_> = further.collect();
         nodes.iter().for_each(expect_ready);
         let nodes = std::iter::once(first).chain(nodes).collect();
-        Self { bootstrap, nodes, seeds: std::cell::Cell::new(0) }
+        Self { bootstrap, nodes, seeds: AtomicU64::new(0) }
     }
 
     /// The address of the first node.
@@ -194,8 +222,7 @@ impl Network {
 
     /// A seed that no server of this network has had, in hexadecimal.
     fn next_seed(&self) -> String {
-        self.seeds.set(self.seeds.get() + 1);
-        format!("{:064x}", self.seeds.get())
+        format!("{:064x}", self.seeds.fetch_add(1, Ordering::Relaxed) + 1)
     }
 }
 
@@ -203,25 +230,38 @@ fn expect_ready(node: &Process) {
     node.expect_line("`ready`", |line| line.starts_with("ready").then_some(()));
 }
 
-fn build_example(release: bool) -> PathBuf {
+/// A program behind others that run it, bound to the test.
+fn command(words: &[String], args: &[&str]) -> Command {
+    let (program, before) = words.split_first().expect("there are words");
+    let mut command = Process::bound_command(program);
+    command.args(before).args(args);
+    command
+}
+
+fn build_examples(release: bool) -> Examples {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     // All of the workspace, since fewer packages would have dependencies built with other features.
-    build.args(["build", "--quiet", "--locked", "--workspace", "--example", "echo"]);
+    build.args(["build", "--quiet", "--locked", "--workspace"]);
+    build.args(["--example", "echo", "--example", "service"]);
     build.args(["--message-format", "json"]).current_dir(env!("CARGO_MANIFEST_DIR"));
     if release {
         build.arg("--release");
     }
     let output = build.output().expect("cargo runs");
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "the example does not build: {stderr}");
+    assert!(output.status.success(), "the examples do not build: {stderr}");
     let lines = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut built = lines.lines().filter_map(|line| {
-        let message: Value = serde_json::from_str(line).ok()?;
-        let echo = message["target"]["name"] == "echo";
-        message["executable"].as_str().filter(|_| echo).map(PathBuf::from)
-    });
-    built.next_back().expect("cargo says where the example is")
+    let find = |name: &str| {
+        let mut built = lines.lines().filter_map(|line| {
+            let message: Value = serde_json::from_str(line).ok()?;
+            let target = &message["target"];
+            let example = target["name"] == name && target["kind"][0] == "example";
+            message["executable"].as_str().filter(|_| example).map(PathBuf::from)
+        });
+        built.next_back().unwrap_or_else(|| panic!("cargo does not say where {name} is"))
+    };
+    Examples { echo: find("echo"), service: find("service") }
 }
 
 /// The usual port of DHT nodes.
