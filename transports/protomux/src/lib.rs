@@ -58,6 +58,8 @@ mod channels;
 mod driver;
 mod error;
 mod frame;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod limits;
 mod mux;
 mod protocol;

@@ -9,6 +9,8 @@
 mod announcer;
 mod cache;
 mod commands;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod hop;
 mod lookup;
 mod node;

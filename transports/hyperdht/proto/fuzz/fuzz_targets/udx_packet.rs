@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run udx_packet`
+//! `cargo +nightly fuzz run -O -s none udx_packet`
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| hyperdht_proto::fuzz::udx_packet(input));

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run udx_stream`
+//! `cargo +nightly fuzz run -O -s none udx_stream`
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| hyperdht_proto::fuzz::udx_stream(input));

@@ -373,6 +373,12 @@ impl Router {
         Some(id)
     }
 
+    /// How many handshakes are known.
+    #[cfg(feature = "fuzz")]
+    pub(super) fn handshakes(&self) -> usize {
+        self.handshakes.len()
+    }
+
     fn forget_handshakes(&mut self, now: Instant) {
         while let Some((until, id)) = self.by_end.first().copied() {
             if until > now {

@@ -38,7 +38,7 @@ pub struct HolepunchPayload {
 }
 
 impl HolepunchPayload {
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.put_varint(flags([
             (CONNECTED, self.connected),
             (PUNCHING, self.punching),
@@ -61,7 +61,7 @@ impl HolepunchPayload {
         }
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut input = Decoder::new(bytes);
         let flags = input.varint()?;
         let has = |flag| flags & flag != 0;
