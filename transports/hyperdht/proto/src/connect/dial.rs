@@ -186,7 +186,14 @@ impl Dial {
                     self.found.push_back(from.addr);
                 }
             }
-            Event::Done { .. } => self.on_searched(dht, now),
+            Event::Done { report, .. } => {
+                if report.successes == 0 {
+                    self.failure = DialError::NoNetwork;
+                } else if self.failure == DialError::NoNetwork {
+                    self.failure = DialError::NotFound;
+                }
+                self.on_searched(dht, now);
+            }
             Event::HandshakeDone { request, outcome } => {
                 self.running.remove(&request);
                 if self.cached_running == Some(request) {
@@ -267,7 +274,7 @@ impl Dial {
         if self.asked.len() >= MAX_CANDIDATES || !self.asked.insert(to) {
             return None;
         }
-        if self.failure == DialError::NotFound {
+        if matches!(self.failure, DialError::NotFound | DialError::NoNetwork) {
             self.failure = DialError::ConnectionFailed;
         }
         let noise = self.noise.clone();
@@ -399,6 +406,9 @@ pub enum DialError {
     /// No node knows the server.
     #[error("no node knows the server")]
     NotFound,
+    /// No node answered the search: this host has no way out, or has been told of the wrong nodes.
+    #[error("no node of the DHT answered")]
+    NoNetwork,
     /// Nodes know the server, but no answer came through them: it is gone, or does not let us in.
     #[error("the server did not answer")]
     ConnectionFailed,

@@ -228,6 +228,20 @@ fn nobody_is_found_under_an_unknown_key() {
 }
 
 #[test]
+fn a_host_without_a_way_out_is_told_so_and_not_that_nobody_has_the_key() {
+    let mut net = network();
+    let client = join(&mut net, Role::Adaptive, true);
+    let others: Vec<_> = net.alive().into_iter().filter(|host| *host != client).collect();
+    let relay = net.addr_of(others[1]);
+    others.into_iter().for_each(|host| net.kill(host));
+    for relays in [Vec::new(), vec![relay]] {
+        let dial = begin(&mut net, client, pair(3).public_key(), relays);
+        let (outcome, _) = run(&mut net, client, dial, None, |_, _, _| {});
+        assert_eq!(outcome.unwrap_err(), DialError::NoNetwork);
+    }
+}
+
+#[test]
 fn a_key_that_is_no_point_is_refused_at_once() {
     let mut net = network();
     let spec = DialSpec {
