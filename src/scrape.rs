@@ -109,7 +109,7 @@ impl Scraper {
     async fn link(&self, key: PublicKey, deadline: Instant) -> Result<Link, ScrapeError> {
         match timeout_at(deadline, self.pool.link(key)).await {
             Ok(link) => link.map_err(ScrapeError::Unreachable),
-            Err(_) => Err(ScrapeError::Unreachable(Arc::new(DialError::Timeout))),
+            Err(_) => Err(ScrapeError::Unreachable(Arc::new(self.pool.timeout(key)))),
         }
     }
 }

@@ -456,6 +456,25 @@ async fn a_silent_network_does_not_outlast_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_scrape_that_cannot_wait_for_a_dial_says_why_the_one_before_failed() {
+    let mut faulty = None;
+    let stage = Stage::with_transport(|transport| {
+        let unreachable = Faulty::new(transport);
+        unreachable.set(Some(Fault::Unreachable));
+        faulty = Some(unreachable.clone());
+        unreachable
+    })
+    .await;
+    stage.register_key("web", [1; 32].into()).await.unwrap();
+    stage.until_metric(r#"dht_prometheus_dials_total{outcome="unreachable"} 1"#).await;
+    faulty.unwrap().set(Some(Fault::Silent));
+    let reason = stage.get("/scrape/web/metrics").await.reason.unwrap();
+    let expected = "Upstream unavailable: cannot reach the service: no connection in time; before that: \
+                    peer unreachable";
+    assert!(reason.starts_with(expected), "{reason}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_that_answers_nothing_is_dialled_anew() {
     let stage = Stage::start().await;
     let blocked = Blocked::default();

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -18,8 +18,9 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-/// How long one dial may take, the opening of the channel included. As `protomux-rpc-client` 2.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one dial may take, the opening of the channel included: longer than the ports of a NAT
+/// are guessed for, which takes up to 35 s. Scrapes do not wait for it that long.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(45);
 /// The wait after a first failure; it doubles with each further one, give or take a random part.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 /// The longest wait.
@@ -34,6 +35,8 @@ pub(super) struct Line {
     key: PublicKey,
     state: watch::Sender<State>,
     hurry: Notify,
+    /// Why there is no session, once that is known.
+    failure: Mutex<Option<Arc<DialError>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -55,6 +58,9 @@ pub enum DialError {
     /// No session came about in time.
     #[error("no connection in time")]
     Timeout,
+    /// No session came about in time, and this is why the dial before failed.
+    #[error("no connection in time; before that")]
+    TimeoutAfter(#[source] Arc<Self>),
     /// The transport failed.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -109,7 +115,16 @@ impl Link {
 impl Line {
     pub(super) fn new(key: PublicKey) -> Self {
         let state = watch::Sender::new(State::Dialling { dial: 1 });
-        Self { key, state, hurry: Notify::new() }
+        Self { key, state, hurry: Notify::new(), failure: Mutex::default() }
+    }
+
+    /// Why there is no session, as far as it is known before the dial in progress has ended.
+    pub(super) fn timeout(&self) -> DialError {
+        self.failure().clone().map_or(DialError::Timeout, DialError::TimeoutAfter)
+    }
+
+    fn failure(&self) -> MutexGuard<'_, Option<Arc<DialError>>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Cuts a wait short, the one to come included.
@@ -157,6 +172,7 @@ impl Line {
                     let opened = Instant::now();
                     tracing::debug!(peer = %self.key, dial, "scrape session opened");
                     failing = None;
+                    *self.failure() = None;
                     self.state.send_replace(State::Open { dial, link });
                     let ended = driver.await;
                     tracing::debug!(peer = %self.key, dial, ?ended, "scrape session ended");
@@ -170,7 +186,9 @@ impl Line {
                     error
                 }
             };
-            self.state.send_replace(State::Waiting { dial, error: Arc::new(error) });
+            let error = Arc::new(error);
+            *self.failure() = Some(Arc::clone(&error));
+            self.state.send_replace(State::Waiting { dial, error });
             let wait = waits.next().unwrap_or(LONGEST_WAIT);
             tokio::select! {
                 () = sleep(wait) => {}
@@ -218,7 +236,9 @@ async fn open(
 fn report(key: PublicKey, error: &DialError, failing: &mut Option<ErrorKind>) {
     let kind = match error {
         DialError::Transport(error) => error.kind(),
-        DialError::Timeout | DialError::Lost | DialError::Released => ErrorKind::Unreachable,
+        DialError::Timeout | DialError::TimeoutAfter(_) | DialError::Lost | DialError::Released => {
+            ErrorKind::Unreachable
+        }
         DialError::Channel(_) => ErrorKind::Refused,
     };
     if failing.replace(kind) != Some(kind) {

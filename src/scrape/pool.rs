@@ -99,6 +99,11 @@ impl Pool {
         line.link().await
     }
 
+    /// Why there is no session with `key` yet, for whoever cannot wait any longer.
+    pub fn timeout(&self, key: PublicKey) -> DialError {
+        self.line(key).map_or(DialError::Released, |line| line.timeout())
+    }
+
     /// Begins to end every session. Nothing is dialled afterwards.
     pub fn stop(&self) {
         self.stop.cancel();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use dht_prom_test_support::{
     Bridge, BridgeSettings, Client, ClientSpec, Generation, Process, Prometheus, Subject, http_get,
     lab::{Nat, NatLab, Network, Peers, Place, Side, Stack},
-    poll_within,
+    poll, poll_within,
 };
 
 use super::{BRIDGE, PUBLIC_HOSTS};
@@ -74,11 +74,10 @@ fn scrapes_of_what_udp_does_not_reach_fail_in_time_and_say_why() {
         let mut scene = Scene::set(&place);
         place.lab.block(Side::B);
         scene.fails_in_time("the services are blocked");
-        let errors = ALIASES.map(|alias| scene.prometheus.last_error(alias));
-        let reason = "Upstream unavailable: cannot reach the service: ";
-        assert!(errors.iter().all(|error| error.contains(reason)), "{errors:?}");
+        scene.expect_errors("the server did not answer");
         place.lab.block(Side::A);
         scene.fails_in_time("the bridge is blocked, too");
+        scene.expect_errors("no node of the DHT answered");
         // And when it has never reached anybody.
         scene.bridge.process_mut().kill();
         scene.bridge = scene.settings.start_unannounced();
@@ -188,6 +187,19 @@ impl<'a> Scene<'a> {
                 for alias in ALIASES {
                     scope.spawn(move || scrape(alias));
                 }
+            });
+        }
+    }
+
+    /// Waits until Prometheus shows of each service that it cannot be reached for this reason.
+    fn expect_errors(&self, reason: &str) {
+        for alias in ALIASES {
+            poll(&format!("`{reason}` of {alias}"), || {
+                let error = self.prometheus.last_error(alias);
+                let is_clear = error
+                    .contains("502 Upstream unavailable: cannot reach the service: ")
+                    && error.ends_with(reason);
+                if is_clear { Ok(()) } else { Err(error) }
             });
         }
     }
