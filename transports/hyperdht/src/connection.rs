@@ -21,7 +21,7 @@ use hyperdht_proto::{
 };
 use tokio_util::task::TaskTracker;
 
-use self::life::Life;
+use self::life::{Life, Signs};
 use crate::{
     node::{PoolSocket, Shared},
     udx::UdxStream,
@@ -32,7 +32,7 @@ use crate::{
 /// Messages go from the UDX stream to the reader and back without a queue or a task in between: a
 /// peer that is not read is held off by UDX's window of 4 MiB, and a writer waits while 256 KiB are
 /// on their way. Keep-alives of five seconds go both ways; a peer that has vanished is noticed within
-/// 15 seconds.
+/// 15 seconds, and within five after a change of the network on our side.
 #[derive(Debug)]
 pub struct Connection {
     sender: Sender,
@@ -301,7 +301,10 @@ impl Link {
         if self.stream.is_closed() {
             return None;
         }
-        let verdict = self.life.tick(now, self.stream.info().counts.packets_received);
+        let udx::StreamInfo { counts, acknowledged, .. } = self.stream.info();
+        let signs =
+            Signs { packets: counts.packets_received, astray: counts.packets_astray, acknowledged };
+        let verdict = self.life.tick(now, signs);
         match verdict {
             life::Verdict::Rest => {}
             life::Verdict::Write => {
@@ -318,6 +321,11 @@ impl Link {
             }
         }
         Some(now + life::TICK)
+    }
+
+    /// The network has changed: the next tick finds out whether the peer is still there.
+    pub(crate) fn doubt(&self) {
+        self.life.doubt();
     }
 
     /// Ends the connection from our side: the peer is told at once.

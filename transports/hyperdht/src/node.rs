@@ -4,6 +4,7 @@ mod core;
 mod dialling;
 mod lifetime;
 mod listening;
+mod network;
 mod options;
 mod punching;
 mod queries;
@@ -18,14 +19,15 @@ use hyperdht_proto::{
 };
 use tokio_util::task::TaskTracker;
 
-pub(crate) use self::sockets::{PoolSocket, interfaces};
 use self::{core::Core, lifetime::Lifetime};
 pub use self::{
     dialling::{ConnectError, DialError},
     listening::{AcceptError, Incoming, ListenError, Server},
+    network::NetworkChanges,
     options::{Bootstrap, BootstrapNode, NodeOptions, Role, StartError},
     queries::{Announcers, Holder, QueryFailed},
 };
+pub(crate) use self::{network::interfaces, sockets::PoolSocket};
 use crate::{
     connection::Connection,
     udx::{self, Firewall, UdxStream},
@@ -56,6 +58,7 @@ impl Node {
         let (core, datagrams, ready) = Core::new(&options)?;
         let (lifetime, run) = Lifetime::new(Arc::clone(&core));
         tokio::spawn(task::run(Arc::clone(&core), datagrams, lifetime.stopped()));
+        tokio::spawn(network::watch(Arc::clone(&core), lifetime.stopped()));
         tokio::spawn(run);
         let node = Self { shared: Arc::new(Shared { core, lifetime }) };
         // The task ends, and with it the wait, when the node is dropped.
@@ -78,6 +81,21 @@ impl Node {
     /// How many nodes are in the routing table.
     pub fn known_nodes(&self) -> usize {
         self.shared.core.with_dht(|dht, _| dht.rpc().table_len())
+    }
+
+    /// Says that the network may be another one, where the application knows before the node does: it
+    /// looks at the interfaces of this host every two seconds, notices within three when the NAT in
+    /// front of a listening node has given it another address, and within two when the machine has
+    /// slept. Servers are announced again, and peers asked whether they are still there.
+    pub fn network_changed(&self) {
+        self.shared.core.with_dht(|dht, now| dht.network_changed(now));
+    }
+
+    /// Tells when the network has changed or come back, so that whoever could not be reached is worth
+    /// another try at once. Connections find out by themselves, within five seconds, and end if the
+    /// change has cut them.
+    pub fn network_changes(&self) -> NetworkChanges {
+        self.shared.core.surroundings().changes()
     }
 
     /// What came in for UDX and was not worked with.

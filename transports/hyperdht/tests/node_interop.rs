@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use hyperdht_proto::rpc::{Message, Reply, Request};
 use hyperdht_rs::{
     Bootstrap, Connection, KeyPair, Node, NodeOptions, PublicKey, Testnet,
     node::{ConnectError, Server},
@@ -18,6 +19,7 @@ use hyperdht_rs::{
 use sha2::{Digest, Sha256};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
+    net::UdpSocket,
     process::{Child, ChildStdin, ChildStdout, Command},
     time::timeout,
 };
@@ -108,6 +110,85 @@ async fn records_are_read_across() {
         let mut peer = net.peer("get", &[&hex_bytes(&hash), &key]);
         assert_eq!(peer.line().await, "immutable ours");
         assert_eq!(peer.line().await, "mutable 5 ours");
+    }
+}
+
+#[tokio::test]
+async fn requests_to_plugins_and_unknown_ones_meet_what_they_meet_at_node() {
+    let mut met = Vec::new();
+    for net in [Network::ours().await, Network::theirs().await] {
+        let Some(net) = net else { return };
+        met.push(timeout(PATIENCE, probe_commands(net.bootstrap[0])).await.unwrap());
+    }
+    assert_eq!(met[0], met[1]);
+    // Plugins that a node does not have: silence. A command that nobody has: error 1.
+    assert_eq!(met[0], [(3, 1), (4, 0)]);
+}
+
+/// Sends requests to a node of the network, the last of which is answered in any case; gives the
+/// numbers of those that were answered, and with which errors.
+async fn probe_commands(bootstrap: SocketAddr) -> Vec<(u16, u64)> {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let find_node = ask(&socket, bootstrap, true, 2, 9, None).await;
+    let node = (find_node.closer_nodes.into_iter())
+        .map(SocketAddr::from)
+        .find(|node| *node != bootstrap)
+        .unwrap();
+    let plugin = Bytes::from_static(b"\x04name\x01\x00\x00");
+    send(&socket, node, false, 10, 0, None).await;
+    send(&socket, node, false, 10, 1, Some(Bytes::from_static(b"\xff"))).await;
+    send(&socket, node, false, 10, 2, Some(plugin)).await;
+    send(&socket, node, false, 11, 3, None).await;
+    send(&socket, node, false, 3, 4, None).await;
+    let mut answered = Vec::new();
+    while !answered.iter().any(|(tid, _)| *tid == 4) {
+        let reply = receive(&socket).await;
+        answered.push((reply.tid, reply.error));
+    }
+    answered.sort_unstable();
+    answered
+}
+
+async fn ask(
+    socket: &UdpSocket,
+    to: SocketAddr,
+    internal: bool,
+    command: u64,
+    tid: u16,
+    value: Option<Bytes>,
+) -> Reply {
+    send(socket, to, internal, command, tid, value).await;
+    receive(socket).await
+}
+
+async fn send(
+    socket: &UdpSocket,
+    to: SocketAddr,
+    internal: bool,
+    command: u64,
+    tid: u16,
+    value: Option<Bytes>,
+) {
+    let SocketAddr::V4(addr) = to else { panic!("{to}") };
+    let request = Request {
+        tid,
+        to: addr,
+        id: None,
+        token: None,
+        internal,
+        command,
+        target: Some([7; 32]),
+        value,
+    };
+    socket.send_to(&request.encode(), to).await.unwrap();
+}
+
+async fn receive(socket: &UdpSocket) -> Reply {
+    let mut buffer = [0; 2048];
+    let (len, _) = socket.recv_from(&mut buffer).await.unwrap();
+    match Message::decode(&buffer[..len]) {
+        Ok(Message::Reply(reply)) => reply,
+        other => panic!("{other:?}"),
     }
 }
 

@@ -112,6 +112,10 @@ pub enum Event {
         /// How many nodes took it.
         nodes: usize,
     },
+    /// The network is another one, or there again: our address has changed, nodes answer that did
+    /// not, the machine slept. Connections may have died without a word and are to be tried out;
+    /// whoever could not be reached may be reached now.
+    NetworkChanged,
     /// A closed server has been taken back from the network.
     Closed(ServerId),
 }

@@ -19,10 +19,11 @@ use tokio::sync::{Notify, oneshot};
 use super::{
     dialling::DialEntry,
     listening::Door,
+    network::Surroundings,
     options::{NodeOptions, StartError},
     punching::End,
     queries::QueryEntry,
-    sockets::{Inbound, PoolSocket, Sockets, local_addresses},
+    sockets::{Inbound, PoolSocket, Sockets},
 };
 use crate::{
     connection::{Connection, Link},
@@ -36,7 +37,7 @@ pub(crate) struct Core {
     state: Mutex<State>,
     udx: Udx,
     sockets: Sockets,
-    local: Vec<SocketAddrV4>,
+    surroundings: Surroundings,
     relay_key_pair: KeyPair,
     /// Tells the task that there are events or an earlier deadline.
     changed: Notify,
@@ -118,7 +119,7 @@ impl Core {
         let core = Self {
             state: Mutex::new(state),
             udx,
-            local: local_addresses(sockets.server_addr()),
+            surroundings: Surroundings::new(sockets.server_addr()),
             relay_key_pair,
             sockets,
             changed: Notify::new(),
@@ -142,9 +143,29 @@ impl Core {
         &self.sockets
     }
 
+    pub(super) const fn surroundings(&self) -> &Surroundings {
+        &self.surroundings
+    }
+
     /// This host's addresses with the port of the server socket.
-    pub(super) fn local(&self) -> &[SocketAddrV4] {
-        &self.local
+    pub(super) fn local(&self) -> Arc<[SocketAddrV4]> {
+        self.surroundings.local()
+    }
+
+    /// The network has changed: finds out which peers are still there, and tells who asked to know.
+    pub(super) fn on_network_changed(&self, state: &mut State, now: Instant) {
+        tracing::debug!("the network is another one or there again");
+        let links = std::mem::take(&mut state.links);
+        state.links = links
+            .into_iter()
+            .map(|((_, number), link)| {
+                if let Some(link) = link.upgrade() {
+                    link.doubt();
+                }
+                ((now, number), link)
+            })
+            .collect();
+        self.surroundings.tell();
     }
 
     /// A panic elsewhere while the lock was held leaves a state machine that is still sound.
@@ -222,6 +243,8 @@ impl State {
         match event {
             Event::Rpc(event) => return self.rpc_event(event),
             Event::Handshake(handshake) => self.knock(now, handshake),
+            // The task tells whom it concerns.
+            Event::NetworkChanged => {}
             Event::Announced { server, nodes } => self.announced(server, nodes),
             Event::Closed(server) => self.closed(server),
             Event::Found { .. } | Event::Done { .. } | Event::HandshakeDone { .. } | _ => {

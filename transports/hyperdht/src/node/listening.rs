@@ -199,7 +199,7 @@ impl Core {
             let stream = stream.ok_or(AcceptError::TooManyStreams);
             let admission = stream.and_then(|stream| {
                 let State { dht, puncher, .. } = &mut *state;
-                let admission = knock.admit(dht, puncher, now, self.local(), stream.id());
+                let admission = knock.admit(dht, puncher, now, &self.local(), stream.id());
                 Ok((stream, admission.map_err(|_| AcceptError::Gone)?))
             });
             let (stream, admission) = match admission {

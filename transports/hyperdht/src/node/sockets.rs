@@ -1,4 +1,4 @@
-//! The sockets of a node, and this host's addresses.
+//! The sockets of a node.
 
 use std::{
     collections::BTreeMap,
@@ -175,35 +175,3 @@ fn bind(udx: &Udx, host: Ipv4Addr, port: u16) -> Result<(UdxSocket, Datagrams), 
     let address = SocketAddr::from((host, port));
     udx.bind(address).map_err(|source| StartError::Bind { address, source })
 }
-
-/// Where peers behind the same NAT reach the server socket: the address it is bound to, or those of
-/// all interfaces; loopback only when there is no other (`hyperdht/lib/server.js`).
-pub(super) fn local_addresses(server: SocketAddrV4) -> Vec<SocketAddrV4> {
-    if !server.ip().is_unspecified() {
-        return vec![server];
-    }
-    let with_port = |ip| SocketAddrV4::new(ip, server.port());
-    let mut addresses: Vec<_> = interfaces().into_iter().map(with_port).collect();
-    addresses.truncate(MAX_LOCAL);
-    if addresses.is_empty() {
-        addresses.push(with_port(Ipv4Addr::LOCALHOST));
-    }
-    addresses
-}
-
-pub(crate) fn interfaces() -> Vec<Ipv4Addr> {
-    let all = if_addrs::get_if_addrs().unwrap_or_else(|error| {
-        tracing::debug!(%error, "the interfaces of this host are not known");
-        Vec::new()
-    });
-    let outward = all.iter().filter(|interface| !interface.is_loopback());
-    outward
-        .filter_map(|interface| match interface.ip() {
-            IpAddr::V4(ip) => Some(ip),
-            IpAddr::V6(_) => None,
-        })
-        .collect()
-}
-
-/// Addresses told to peers: eight bytes each in a handshake that has to fit a datagram.
-const MAX_LOCAL: usize = 8;

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hyperdht_proto::{connect::PUNCH_BYTE, rpc::SocketId};
+use hyperdht_proto::{connect::PUNCH_BYTE, dht::Event, rpc::SocketId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -75,6 +75,9 @@ fn settle(core: &Arc<Core>) -> Instant {
     state.keep_time(now);
     look_after_links(&mut state, now);
     while let Some(event) = state.dht.poll_event() {
+        if matches!(event, Event::NetworkChanged) {
+            core.on_network_changed(&mut state, now);
+        }
         if let Some(lookup) = state.dispatch(now, event) {
             tokio::spawn(resolve(Arc::clone(core), lookup));
         }

@@ -90,6 +90,7 @@ impl DialEvent {
             | Event::Handshake(_)
             | Event::Holepunch(_)
             | Event::Announced { .. }
+            | Event::NetworkChanged
             | Event::Closed(_) => None,
         }
     }
@@ -207,6 +208,7 @@ impl Dial {
             | Event::Holepunch(_)
             | Event::HolepunchDone { .. }
             | Event::Announced { .. }
+            | Event::NetworkChanged
             | Event::Closed(_) => {}
         }
         self.drive(dht, now);

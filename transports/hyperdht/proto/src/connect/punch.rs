@@ -220,6 +220,7 @@ impl Puncher {
             | Event::Handshake(_)
             | Event::HandshakeDone { .. }
             | Event::Announced { .. }
+            | Event::NetworkChanged
             | Event::Closed(_) => return Some(event),
         }
         None

@@ -181,12 +181,20 @@ impl Dht {
         if let Some(current) = announcer.cycles.front_mut() {
             current.extend(nodes);
         }
-        announcer.closest = report.closest.iter().map(|response| response.from.addr).collect();
+        // Where nobody answered, the network is gone, and those of before are asked first when it is
+        // back.
+        if !report.closest.is_empty() {
+            announcer.closest = report.closest.iter().map(|response| response.from.addr).collect();
+        }
         let nodes = announcer.relays.len();
-        announcer.failures = if nodes == 0 { announcer.failures + 1 } else { 0 };
-        announcer.phase = announcer.first_rest(now);
+        let failures = announcer.failures;
+        announcer.failures = if nodes == 0 { failures + 1 } else { 0 };
+        announcer.phase = announcer.first_rest(now, failures > 0);
         self.unannounce_left(now, server);
         self.events.push_back(Event::Announced { server, nodes });
+        if failures > 0 && nodes > 0 {
+            self.suspect_network(now);
+        }
     }
 
     /// Does what is due: pings, or another cycle.
@@ -215,10 +223,12 @@ impl Dht {
         let Phase::Resting { rounds, .. } = announcer.phase else {
             return;
         };
-        let relays: Vec<_> = announcer.current().collect();
+        let relays = announcer.to_be_pinged();
         if announcer.stale || rounds == 0 || relays.is_empty() {
             return self.begin_announcing(now, server);
         }
+        // Once is enough to see that a network is back.
+        let retries = if announcer.failures == 0 { PING_RETRIES } else { 0 };
         announcer.phase = Phase::Pinging {
             running: relays.len(),
             pinged: relays.len(),
@@ -226,7 +236,7 @@ impl Dht {
             rounds: rounds - 1,
         };
         for relay in relays {
-            let id = self.rpc.ping(now, relay, None, PING_RETRIES);
+            let id = self.rpc.ping(now, relay, None, retries);
             self.requests.insert(id, Owner::KeepAlive(server));
         }
     }
@@ -240,22 +250,26 @@ impl Dht {
             return;
         };
         *running = running.saturating_sub(1);
+        let mut moved = false;
         if let Some(pong) = pong {
             *pongs += 1;
             // The node would pass handshakes on to an address that is no longer ours.
-            announcer.stale |= announcer.relays.iter().any(|relay| {
+            moved = announcer.relays.iter().any(|relay| {
                 relay.relay_address == pong.from.addr && relay.peer_address != pong.to
             });
         }
-        if *running > 0 {
-            return;
-        }
-        let lost = *pongs < *pinged;
-        let rounds = *rounds;
-        if lost || announcer.stale {
-            self.begin_announcing(now, server);
-        } else {
+        let (running, rounds) = (*running, *rounds);
+        let due = if announcer.failures == 0 { *pongs < *pinged } else { *pongs > 0 };
+        let news = moved && !announcer.stale;
+        announcer.stale |= moved;
+        if running == 0 {
             announcer.phase = Phase::Resting { until: now + PING_INTERVAL, rounds };
+            if due || announcer.stale {
+                self.begin_announcing(now, server);
+            }
+        }
+        if news {
+            self.suspect_network(now);
         }
     }
 
@@ -345,14 +359,24 @@ impl Dht {
 }
 
 impl Announcer {
-    /// After a cycle: until the first ping, or where nobody took the server, for a growing while.
-    fn first_rest(&self, now: Instant) -> Phase {
-        let wait = match self.failures {
-            _ if self.stale => Duration::ZERO,
-            0 => PING_INTERVAL,
-            failures => PING_INTERVAL * (1 << failures.min(MAX_BACKOFF)) / 2,
+    /// After a cycle: until the first ping, and for how many of them.
+    fn first_rest(&self, now: Instant, recovered: bool) -> Phase {
+        let wait = if self.stale { Duration::ZERO } else { PING_INTERVAL };
+        let rounds = match self.failures {
+            0 if recovered => ROUNDS_RECOVERED,
+            0 => ROUNDS,
+            failures => (1 << failures.min(MAX_BACKOFF)) / 2,
         };
-        Phase::Resting { until: now + wait, rounds: ROUNDS }
+        Phase::Resting { until: now + wait, rounds }
+    }
+
+    /// Those who hold it; where nobody does, those who may tell that the network is back.
+    fn to_be_pinged(&self) -> Vec<SocketAddrV4> {
+        if self.failures == 0 {
+            self.current().collect()
+        } else {
+            self.closest.iter().copied().take(RELAYS).collect()
+        }
     }
 }
 
@@ -366,6 +390,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(3);
 const PING_RETRIES: u8 = 3;
 /// Rounds of pings until everything is done again: about five minutes.
 const ROUNDS: u32 = 100;
-/// Doublings of the wait while nobody takes a server: 3 to 12 seconds, since a search of its own
-/// takes six when nobody answers. (The reference waits for five minutes, or for the network.)
+/// Rounds after a cycle that was the first to succeed again: it found those who happened to answer
+/// while the network came back, who need not be the nearest.
+const ROUNDS_RECOVERED: u32 = 2;
+/// Doublings of the rounds while nobody takes a server: 1 to 4, since a search takes six seconds when
+/// nobody answers. (The reference waits for five minutes, or for the network.)
 const MAX_BACKOFF: u32 = 3;

@@ -10,6 +10,7 @@ pub(super) const MUTABLE_PUT: u64 = 6;
 pub(super) const MUTABLE_GET: u64 = 7;
 pub(super) const IMMUTABLE_PUT: u64 = 8;
 pub(super) const IMMUTABLE_GET: u64 = 9;
+pub(super) const PLUGIN: u64 = 10;
 
 /// A node holds another value under the sequence number of a mutable record that it was to store.
 pub const ERROR_SEQ_REUSED: u64 = 16;

@@ -43,6 +43,7 @@ pub struct Dht {
     started: Instant,
     unix_ms: u64,
     default_socket: SocketId,
+    offline: bool,
 }
 
 /// What the end of a request means.
@@ -112,6 +113,7 @@ impl Dht {
             started: now,
             unix_ms: config.unix_ms,
             default_socket: rpc.default_socket(),
+            offline: false,
             rpc,
         };
         dht.settle(now);
@@ -162,6 +164,21 @@ impl Dht {
     /// See [`Rpc::resolved`].
     pub fn resolved(&mut self, now: Instant, key: BootstrapKey, ip: Option<Ipv4Addr>) {
         self.rpc.resolved(now, key, ip);
+        self.settle(now);
+    }
+
+    /// This host's interfaces have changed, or the application has another reason to think that the
+    /// network is another one: finds out where we are seen now, and announces all servers again.
+    /// [`Event::NetworkChanged`] follows.
+    pub fn network_changed(&mut self, now: Instant) {
+        self.announce_again(now);
+        self.suspect_network(now);
+        self.settle(now);
+    }
+
+    /// See [`Rpc::woke_up`]. [`Event::NetworkChanged`] follows.
+    pub fn woke_up(&mut self, now: Instant) {
+        self.rpc.woke_up(now);
         self.settle(now);
     }
 
@@ -326,18 +343,31 @@ impl Dht {
                 self.store.get_or_insert_with(|| Store::new(now));
                 self.announce_again(now);
             }
-            rpc::Event::WokeUp => self.announce_again(now),
-            rpc::Event::Network(network) => {
-                if network != Network::Offline {
-                    self.on_online(now);
-                }
+            rpc::Event::WokeUp => {
+                self.announce_again(now);
+                self.events.push_back(Event::NetworkChanged);
             }
+            rpc::Event::Network(network) => self.on_network(now, network),
             rpc::Event::Ready
             | rpc::Event::Ephemeral
             | rpc::Event::NatChanged(_)
             | rpc::Event::Resolve { .. } => {}
         }
         self.events.push_back(Event::Rpc(event));
+    }
+
+    fn on_network(&mut self, now: Instant, network: Network) {
+        let offline = network == Network::Offline;
+        if std::mem::replace(&mut self.offline, offline) && !offline {
+            self.on_online(now);
+            self.suspect_network(now);
+        }
+    }
+
+    /// What was found out about the network may be true no longer.
+    pub(super) fn suspect_network(&mut self, now: Instant) {
+        self.rpc.network_changed(now);
+        self.events.push_back(Event::NetworkChanged);
     }
 
     fn on_request(&mut self, now: Instant, request: &IncomingRequest) {

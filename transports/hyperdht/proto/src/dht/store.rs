@@ -95,6 +95,8 @@ impl Store {
             commands::MUTABLE_GET => self.mutable_value(request, &around),
             commands::IMMUTABLE_PUT => self.immutable_put(request, &around),
             commands::IMMUTABLE_GET => self.immutable_value(request, &around),
+            // We have no plugins; the reference says nothing about one that it does not have.
+            commands::PLUGIN => None,
             _ => return None,
         };
         Some(answer.unwrap_or(Answer::Silence))

@@ -22,6 +22,7 @@ use crate::{
 
 mod hops;
 mod hostile;
+mod network_changes;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);

@@ -55,6 +55,16 @@ impl Health {
         self.network
     }
 
+    /// Takes in that somebody has answered; true when that ends being offline.
+    pub(crate) fn answered(&mut self) -> bool {
+        let back = self.network == Network::Offline;
+        if back {
+            self.network = Network::Online;
+            self.offline_ticks = 0;
+        }
+        back
+    }
+
     /// Forgets everything, as after a sleep.
     pub(crate) fn reset(&mut self) {
         *self = Self::default();

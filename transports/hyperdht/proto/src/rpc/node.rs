@@ -62,6 +62,10 @@ pub struct Rpc {
     checked_host: Option<Option<Ipv4Addr>>,
     ephemeral: bool,
     firewalled: bool,
+    /// Whether it was to be assumed at the start, and is again in another network.
+    may_be_firewalled: bool,
+    /// Ticks until it is found out whether it is so; 0 when it need not be.
+    firewall_check_in: u64,
     clock: Clock,
     /// Pings of nodes that may be dead, and of ones that may give way to a new one.
     checks: usize,
@@ -144,6 +148,8 @@ impl Rpc {
             checked_host: None,
             ephemeral: true,
             firewalled: config.firewalled,
+            may_be_firewalled: config.firewalled,
+            firewall_check_in: 0,
             clock: Clock::new(now, config.role, &mut rng),
             checks: 0,
             swaps: 0,

@@ -84,6 +84,11 @@ impl Table {
         self.id
     }
 
+    /// Takes what nodes have said about our address as not said.
+    pub(crate) fn forget_samples(&mut self) {
+        self.buckets.iter_mut().flatten().for_each(|node| node.sampled = 0);
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.by_age.len()
     }

@@ -1,10 +1,10 @@
 //! A network in one thread: many nodes, virtual time, delay and loss, all from one seed.
 //!
 //! For tests of what is built on DHT RPC. Datagrams are whole and either arrive or do not; a
-//! firewalled host hears only from whom it has written to.
+//! firewalled host hears only from whom it has written to in the last two minutes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     net::{Ipv4Addr, SocketAddrV4},
     ops::Range,
@@ -97,8 +97,12 @@ struct Host<M> {
     ip: Ipv4Addr,
     client_port: u16,
     firewalled: bool,
-    written_to: HashSet<(SocketId, SocketAddrV4)>,
+    written_to: HashMap<(SocketId, SocketAddrV4), Instant>,
     timer: Option<Instant>,
+    /// Nothing comes to it and nothing goes.
+    cut_off: bool,
+    /// Its timers do not run.
+    asleep: bool,
 }
 
 struct Datagram {
@@ -157,8 +161,10 @@ impl<M: Machine> Testnet<M> {
             ip: *server.ip(),
             client_port: CLIENT_PORT,
             firewalled,
-            written_to: HashSet::new(),
+            written_to: HashMap::new(),
             timer: None,
+            cut_off: false,
+            asleep: false,
         });
         self.flush(id);
         id
@@ -193,6 +199,59 @@ impl<M: Machine> Testnet<M> {
             }
             host.ip = ip;
         }
+    }
+
+    /// Has the NAT in front of a host forget everything, as after its restart: the client socket gets
+    /// another port, and nobody comes in whom the host does not write to again.
+    pub fn rebind(&mut self, id: HostId) {
+        self.remap(id);
+        if let Some(host) = self.hosts.get_mut(id.0) {
+            host.written_to.clear();
+        }
+    }
+
+    /// Puts a host behind a firewall, or in front of it.
+    pub fn set_firewalled(&mut self, id: HostId, firewalled: bool) {
+        if let Some(host) = self.hosts.get_mut(id.0) {
+            host.firewalled = firewalled;
+            host.written_to.clear();
+        }
+    }
+
+    /// Unplugs a host, or plugs it in again.
+    pub fn cut_off(&mut self, id: HostId, cut_off: bool) {
+        if let Some(host) = self.hosts.get_mut(id.0) {
+            host.cut_off = cut_off;
+        }
+    }
+
+    /// Sends a host to sleep: it hears nothing, and its timers do not run.
+    pub fn sleep(&mut self, id: HostId) {
+        self.cut_off(id, true);
+        if let Some(host) = self.hosts.get_mut(id.0) {
+            host.asleep = true;
+        }
+    }
+
+    /// Wakes a host up. What was due meanwhile is due at once.
+    pub fn wake(&mut self, id: HostId) {
+        self.cut_off(id, false);
+        if let Some(host) = self.hosts.get_mut(id.0) {
+            host.asleep = false;
+            if let Some(at) = host.timer.take() {
+                self.timers.remove(&(at, id));
+            }
+        }
+        self.flush(id);
+    }
+
+    /// The address of a host's client socket, as others see it.
+    ///
+    /// # Panics
+    /// When there is no such host.
+    pub fn client_addr_of(&self, id: HostId) -> SocketAddrV4 {
+        let host = self.hosts.get(id.0).expect("the host was added");
+        SocketAddrV4::new(host.ip, host.client_port)
     }
 
     /// The address of a host's server socket.
@@ -278,6 +337,9 @@ impl<M: Machine> Testnet<M> {
         } else if let Some((_, id)) = self.timers.pop_first() {
             let now = self.now;
             if let Some(host) = self.hosts.get_mut(id.0) {
+                if host.asleep {
+                    return;
+                }
                 host.timer = None;
                 if let Some(machine) = &mut host.machine {
                     machine.handle_timeout(now);
@@ -294,7 +356,12 @@ impl<M: Machine> Testnet<M> {
         let now = self.now;
         if let Some(host) = self.hosts.get_mut(id.0)
             && let Some(machine) = &mut host.machine
-            && (!host.firewalled || host.written_to.contains(&(socket, datagram.from)))
+            && !host.cut_off
+            && (!host.firewalled
+                || host
+                    .written_to
+                    .get(&(socket, datagram.from))
+                    .is_some_and(|at| now - *at < PINHOLE))
         {
             machine.handle_datagram(now, socket, datagram.from, &datagram.payload);
             self.flush(id);
@@ -316,9 +383,9 @@ impl<M: Machine> Testnet<M> {
                 SocketId::Client | SocketId::Pool(_) => host.client_port,
             };
             if host.firewalled {
-                host.written_to.insert((transmit.socket, transmit.to));
+                host.written_to.insert((transmit.socket, transmit.to), self.now);
             }
-            if self.rng.random_bool(self.loss) {
+            if host.cut_off || self.rng.random_bool(self.loss) {
                 continue;
             }
             let delay = Duration::from_millis(self.rng.random_range(self.delay_ms.clone()));
@@ -363,3 +430,6 @@ pub fn addr(n: u32) -> SocketAddrV4 {
 /// The port of every server socket.
 pub const SERVER_PORT: u16 = 49737;
 const CLIENT_PORT: u16 = 40000;
+
+/// How long a firewall lets answers in (RFC 4787, 4.3).
+const PINHOLE: Duration = Duration::from_secs(120);

@@ -607,6 +607,7 @@ impl Entry {
         if let Some(Remote { path, .. }) = stream.remote
             && (path == from || (path.socket == from.socket && !watches))
         {
+            stream.counts.packets_astray += u64::from(path.peer != from.peer);
             return true;
         }
         let Some(firewall) = &mut stream.firewall else {

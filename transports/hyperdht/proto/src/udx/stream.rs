@@ -92,6 +92,8 @@ pub struct StreamInfo {
     pub mtu: u16,
     /// Bytes that the application wrote and the peer has not acknowledged.
     pub unacknowledged: u64,
+    /// Bytes that the application wrote and the peer has acknowledged.
+    pub acknowledged: u64,
     /// Where packets go, once connected.
     pub path: Option<Path>,
     /// What it has done so far.
@@ -112,6 +114,8 @@ pub struct StreamCounts {
     pub bytes_received: u64,
     /// Packets of any kind received.
     pub packets_received: u64,
+    /// Those among them that came from elsewhere than where ours go: the peer may have moved.
+    pub packets_astray: u64,
     /// Bytes of packets that came for this stream and were forwarded to that which it relays to.
     pub bytes_relayed: u64,
 }
@@ -495,6 +499,7 @@ impl Stream {
             in_flight: self.in_flight.count(),
             mtu: self.mtu.current(),
             unacknowledged: self.buffer.len(),
+            acknowledged: self.buffer.start(),
             path: self.remote.map(|remote| remote.path),
             counts: self.counts,
         }

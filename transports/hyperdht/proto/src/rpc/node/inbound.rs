@@ -193,7 +193,7 @@ impl Rpc {
         let Some((id, request, rtt)) = self.requests.answered(now, reply.tid, from) else {
             return;
         };
-        self.responses += 1;
+        self.on_answered();
         let peer = identified(from, reply.id);
         self.heard_from(now, socket, peer, reply.to);
         let response = Response {

@@ -158,7 +158,7 @@ impl Rpc {
                 self.on_swap_checked(now, old, last_heard, new)
             }
             Purpose::QuickFirewallCheck => self.startup.on_quick_check(outcome.is_ok()),
-            Purpose::AddressCheck => self.on_address_pong(outcome.ok()),
+            Purpose::AddressCheck => self.on_address_pong(now, outcome.ok()),
             Purpose::FirewallCheck => self.on_firewall_pong(now, outcome.ok()),
             Purpose::Bootstrap(key) => self.on_bootstrap_pinged(now, key, outcome.is_ok()),
             Purpose::DownHint => {}

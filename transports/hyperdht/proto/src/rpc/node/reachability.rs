@@ -69,12 +69,16 @@ impl Startup {
     }
 }
 
-/// A look at our own address that is under way: do others see us where our id says?
+/// A look at our own address that is under way: do others see us where they did?
 #[derive(Debug)]
 pub(super) struct AddressCheck {
     running: usize,
+    asked: usize,
     here: usize,
-    elsewhere: usize,
+    /// Where those see us who do not see us there; at most [`PONGS`].
+    elsewhere: Vec<SocketAddrV4>,
+    /// Whether there was reason for another one meanwhile.
+    again: bool,
 }
 
 /// A look at the network that is under way: do others reach our server socket?
@@ -151,45 +155,109 @@ impl Rpc {
         }
     }
 
-    /// Asks some nodes, any of them, where they see us, when there is reason to think that it is no
-    /// longer where our id says.
-    pub(super) fn check_address(&mut self, now: Instant) {
-        let moved = |addr| NodeId::of(addr) != self.table.id();
-        if self.ephemeral || self.address_check.is_some() || !self.nat.address().is_some_and(moved)
-        {
-            return;
+    /// The network may be another one: this host's interfaces have changed, somebody sees us
+    /// elsewhere, or nodes answer that did not. Finds out where we are seen now.
+    ///
+    /// Costs at most five pings at a time, however often it is called.
+    pub fn network_changed(&mut self, now: Instant) {
+        self.forget_checked_host();
+        self.clock.refresh_soon();
+        match &mut self.address_check {
+            Some(check) => check.again = true,
+            None => self.check_address(now),
         }
+    }
+
+    /// Looks at the address of a node that is part of the network, when most say that it is no
+    /// longer where its id says.
+    pub(super) fn check_id(&mut self, now: Instant) {
+        let moved = |addr| NodeId::of(addr) != self.table.id();
+        if !self.ephemeral && self.address_check.is_none() && self.nat.address().is_some_and(moved)
+        {
+            self.check_address(now);
+        }
+    }
+
+    /// Asks some nodes, any of them, where they see us.
+    fn check_address(&mut self, now: Instant) {
         let picked = index::sample(&mut self.rng, self.table.len(), PONGS.min(self.table.len()));
         let peers: Vec<_> = picked.into_iter().filter_map(|n| self.table.nth(n)).collect();
         let peers: Vec<_> = peers.into_iter().map(|node| Peer::unidentified(node.addr)).collect();
         if !peers.is_empty() {
-            self.address_check = Some(AddressCheck { running: peers.len(), elsewhere: 0, here: 0 });
+            self.address_check = Some(AddressCheck {
+                running: peers.len(),
+                asked: peers.len(),
+                here: 0,
+                elsewhere: Vec::new(),
+                again: false,
+            });
         }
         for peer in peers {
             self.call(now, Call::internal(peer, commands::PING, None), Purpose::AddressCheck);
         }
     }
 
-    /// A node has said where it sees us, or has not. When several see us elsewhere and none where
-    /// our id says, the id helps nobody: leaves the network, to join it at the new place. (The
-    /// reference stays under its old id.)
-    pub(super) fn on_address_pong(&mut self, pong: Option<Response>) {
+    /// A node has said where it sees us, or has not.
+    pub(super) fn on_address_pong(&mut self, now: Instant, pong: Option<Response>) {
+        let here = pong.as_ref().is_some_and(|pong| self.is_seen_here(pong.to));
         let Some(check) = &mut self.address_check else { return };
         check.running = check.running.saturating_sub(1);
-        if let Some(pong) = pong {
-            let here = NodeId::of(pong.to) == self.table.id();
-            *(if here { &mut check.here } else { &mut check.elsewhere }) += 1;
+        match pong {
+            Some(_) if here => check.here += 1,
+            Some(pong) => check.elsewhere.push(pong.to),
+            None => {}
         }
         if check.running > 0 {
             return;
         }
-        let moved = check.here == 0 && check.elsewhere >= ENOUGH_PONGS;
-        self.address_check = None;
-        if moved {
+        let Some(check) = self.address_check.take() else { return };
+        if check.here == 0 && check.elsewhere.len() >= ENOUGH_PONGS.min(check.asked) {
+            self.on_moved(&check.elsewhere);
+        } else if check.again {
+            self.check_address(now);
+        }
+    }
+
+    fn is_seen_here(&self, seen: SocketAddrV4) -> bool {
+        if !self.ephemeral {
+            return NodeId::of(seen) == self.table.id();
+        }
+        let is_here = |own: SocketAddrV4| own == seen || (own.port() == 0 && own.ip() == seen.ip());
+        self.nat.address().is_some_and(is_here)
+    }
+
+    /// Several see us elsewhere and none where we were: what was known of our address counts no
+    /// more. An id of the old one helps nobody: leaves the network, to join it at the new place.
+    /// (The reference stays under its old id, and for a while goes on telling its old address.)
+    fn on_moved(&mut self, seen: &[SocketAddrV4]) {
+        let before = self.nat.address();
+        self.nat = NatSampler::default();
+        self.sampled_strangers.clear();
+        self.table.forget_samples();
+        if !self.ephemeral {
             self.leave();
             self.forget_checked_host();
             self.clock.begin_again(self.role);
         }
+        if self.may_be_firewalled && !self.firewalled {
+            // They saw the server socket, and requests leave from the other one again.
+            self.firewalled = true;
+            self.firewall_check_in = PINHOLE_TICKS;
+        } else {
+            seen.iter().for_each(|seen| self.nat.add(*seen));
+        }
+        self.tell_nat(before);
+    }
+
+    /// Finds out, some time after a move, whether others reach us there unasked. True while that is
+    /// not known.
+    pub(super) fn check_firewall(&mut self, now: Instant) -> bool {
+        let waits = self.firewall_check_in > 0;
+        self.firewall_check_in = self.firewall_check_in.saturating_sub(1);
+        if waits && self.firewall_check_in == 0 {
+            self.check_network(now, true);
+        }
+        waits
     }
 
     /// Another network may be around: the address is worth another try.
@@ -408,6 +476,10 @@ impl Rpc {
 
 /// Nodes that are asked to write to the server socket.
 const PONGS: usize = 5;
+
+/// Ticks after a move until it is found out whether others reach us: five minutes, since a firewall lets
+/// those in for two whom the server socket has written to (RFC 4787, 4.3), which it did before.
+const PINHOLE_TICKS: u64 = 60;
 
 /// How many of [`PONGS`] must have reached it.
 const ENOUGH_PONGS: usize = 3;

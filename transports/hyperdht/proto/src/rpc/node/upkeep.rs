@@ -9,7 +9,7 @@ use rand::{Rng, rngs::StdRng};
 
 use super::{
     super::{
-        Event, NodeId, Peer, Role, SocketId, commands,
+        Event, Network, NodeId, Peer, Role, SocketId, commands,
         table::{Added, K, Node},
     },
     Purpose, Rpc,
@@ -43,6 +43,11 @@ impl Clock {
 
     pub(super) fn next_tick(&self) -> Instant {
         self.last + TICK
+    }
+
+    /// Refreshes the table with the next tick.
+    pub(super) const fn refresh_soon(&mut self) {
+        self.refresh = 1;
     }
 
     pub(super) const fn put_off_refresh(&mut self) {
@@ -88,7 +93,7 @@ impl Rpc {
             return;
         }
         if now.saturating_duration_since(self.clock.last) > SLEEPING {
-            self.wake_up();
+            self.woke_up(now);
         } else {
             self.clock.tick += 1;
         }
@@ -97,15 +102,19 @@ impl Rpc {
             return;
         }
         if self.clock.tick.is_multiple_of(RECENT_NODE) {
-            self.check_address(now);
+            self.check_id(now);
         }
-        self.try_to_join(now);
+        if !self.check_firewall(now) {
+            self.try_to_join(now);
+        }
         if self.clock.tick.is_multiple_of(PING_TICKS) {
             self.ping_some(now);
         }
         let lonely = self.table.len() < K && self.clock.tick.is_multiple_of(LONELY_REFRESH_TICKS);
         self.clock.refresh = self.clock.refresh.saturating_sub(1);
-        if lonely || self.clock.refresh == 0 {
+        let offline = self.health.network() == Network::Offline;
+        let searches = offline && self.clock.tick.is_multiple_of(OFFLINE_REFRESH_TICKS);
+        if lonely || searches || self.clock.refresh == 0 {
             self.refresh(now);
         }
         self.down_hints_this_tick = 0;
@@ -311,14 +320,24 @@ impl Rpc {
         }
     }
 
-    fn wake_up(&mut self) {
+    /// The machine slept, and everything known may be stale. A late [`Rpc::handle_timeout`] says as
+    /// much; this is for clocks that stand still meanwhile, as Linux' monotonic one does.
+    pub fn woke_up(&mut self, now: Instant) {
         self.clock.wake_up();
-        self.forget_checked_host();
         self.health.reset();
         if self.role == Role::Adaptive {
             self.leave();
         }
+        self.network_changed(now);
         self.events.push_back(Event::WokeUp);
+    }
+
+    /// A node has answered: whoever was offline is not any more.
+    pub(super) fn on_answered(&mut self) {
+        self.responses += 1;
+        if self.health.answered() {
+            self.events.push_back(Event::Network(self.health.network()));
+        }
     }
 }
 
@@ -334,6 +353,9 @@ const RETRY_TICKS: u64 = 12;
 const REFRESH_TICKS: u64 = 60;
 /// Ticks between refreshes of a table with fewer than K nodes.
 const LONELY_REFRESH_TICKS: u64 = 64;
+/// Ticks between refreshes while nobody answers, which may empty the table. (The reference waits for
+/// the next one in turn.)
+const OFFLINE_REFRESH_TICKS: u64 = 2;
 /// Ticks between pings of the oldest nodes.
 const PING_TICKS: u64 = 8;
 /// A node asked less than a minute ago is recent.

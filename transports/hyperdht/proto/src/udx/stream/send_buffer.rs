@@ -41,6 +41,11 @@ impl Chunk {
 }
 
 impl SendBuffer {
+    /// The offset of the first byte that is not acknowledged.
+    pub(crate) const fn start(&self) -> u64 {
+        self.start
+    }
+
     /// The offset after the last written byte.
     pub(crate) const fn end(&self) -> u64 {
         self.end
