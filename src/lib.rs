@@ -140,6 +140,8 @@ impl Bridge {
         bridge.spawn_http(listener);
         bridge.spawn_registration(registrar, announce);
         bridge.spawn("sweep", sweep(directory));
+        let pool = Arc::clone(&bridge.pool);
+        bridge.spawn("network", async move { pool.follow_network().await });
         let stop_writer = bridge.stop_writer.clone();
         bridge.tasks.spawn(async move {
             writer.run(stop_writer).await;

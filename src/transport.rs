@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use dht_prom_transport::{Listener, PublicKey, Session, Transport, TransportError};
 use hyperdht_rs::{Bootstrap, HyperDht, Node, NodeOptions, Testnet};
-use tokio::sync::OnceCell;
+use tokio::sync::{Notify, OnceCell};
 
 use crate::config::{DhtConfig, Seed};
 
@@ -23,6 +23,7 @@ pub fn open(config: DhtConfig, seed: Seed) -> Arc<dyn Transport> {
         config,
         seed,
         joined: OnceCell::new(),
+        joins: Notify::new(),
     })
 }
 
@@ -38,6 +39,7 @@ struct HyperDhtTransport {
     key: PublicKey,
     seed: Seed,
     joined: OnceCell<(Node, HyperDht)>,
+    joins: Notify,
 }
 
 impl HyperDhtTransport {
@@ -48,6 +50,7 @@ impl HyperDhtTransport {
             Ok::<_, TransportError>((node, identity))
         };
         let (_, identity) = self.joined.get_or_try_init(|| join).await?;
+        self.joins.notify_waiters();
         Ok(identity)
     }
 }
@@ -64,6 +67,16 @@ impl Transport for HyperDhtTransport {
 
     async fn listen(&self) -> Result<Box<dyn Listener>, TransportError> {
         self.identity().await?.listen().await
+    }
+
+    async fn network_changed(&self) {
+        let joining = self.joins.notified();
+        if self.joined.get().is_none() {
+            joining.await;
+        }
+        if let Some((_, identity)) = self.joined.get() {
+            identity.network_changed().await;
+        }
     }
 
     async fn shutdown(&self) {

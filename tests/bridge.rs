@@ -475,6 +475,25 @@ async fn a_scrape_that_cannot_wait_for_a_dial_says_why_the_one_before_failed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn targets_are_dialled_at_once_when_the_network_is_back() {
+    let mut network = None;
+    let stage = Stage::with_transport(|transport| {
+        let faulty = Faulty::new(transport);
+        faulty.set(Some(Fault::Unreachable));
+        network = Some(faulty.clone());
+        faulty
+    })
+    .await;
+    let service = stage.service(1, || METRICS.into()).await;
+    stage.register("web", &service).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let began = tokio::time::Instant::now();
+    network.unwrap().set(None);
+    stage.until_metric(r#"dht_prometheus_dials_total{outcome="success"} 1"#).await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_that_answers_nothing_is_dialled_anew() {
     let stage = Stage::start().await;
     let blocked = Blocked::default();

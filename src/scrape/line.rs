@@ -35,6 +35,7 @@ pub(super) struct Line {
     key: PublicKey,
     state: watch::Sender<State>,
     hurry: Notify,
+    begin_again: Notify,
     /// Why there is no session, once that is known.
     failure: Mutex<Option<Arc<DialError>>>,
 }
@@ -115,7 +116,13 @@ impl Link {
 impl Line {
     pub(super) fn new(key: PublicKey) -> Self {
         let state = watch::Sender::new(State::Dialling { dial: 1 });
-        Self { key, state, hurry: Notify::new(), failure: Mutex::default() }
+        Self {
+            key,
+            state,
+            hurry: Notify::new(),
+            begin_again: Notify::new(),
+            failure: Mutex::default(),
+        }
     }
 
     /// Why there is no session, as far as it is known before the dial in progress has ended.
@@ -125,6 +132,14 @@ impl Line {
 
     fn failure(&self) -> MutexGuard<'_, Option<Arc<DialError>>> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The network has changed: what failed before says nothing. Dials at once, should the dial in
+    /// progress fail as well, and waits as after a first failure from then on.
+    pub(super) fn begin_again(&self) {
+        if matches!(*self.state.borrow(), State::Waiting { .. } | State::Dialling { .. }) {
+            self.begin_again.notify_one();
+        }
     }
 
     /// Cuts a wait short, the one to come included.
@@ -193,6 +208,7 @@ impl Line {
             tokio::select! {
                 () = sleep(wait) => {}
                 () = self.hurry.notified() => {}
+                () = self.begin_again.notified() => waits = self::waits(),
             }
         }
     }

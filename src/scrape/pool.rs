@@ -87,6 +87,17 @@ impl Pool {
         }
     }
 
+    /// Dials at once whoever waits to be dialled, each time when the network has changed. Never
+    /// returns.
+    pub async fn follow_network(&self) {
+        loop {
+            self.transport.network_changed().await;
+            tracing::debug!("the network has changed");
+            let lines: Vec<_> = self.lock().values().map(|kept| Arc::clone(&kept.line)).collect();
+            lines.iter().for_each(|line| line.begin_again());
+        }
+    }
+
     /// The session with `key`. Waits for a dial when there is none: for the one in progress, or for
     /// one that starts now.
     ///

@@ -38,6 +38,10 @@ impl<T: Transport> Transport for Delayed<T> {
         self.inner.listen().await
     }
 
+    async fn network_changed(&self) {
+        self.inner.network_changed().await;
+    }
+
     async fn shutdown(&self) {
         self.inner.shutdown().await;
     }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
+use tokio::sync::Notify;
 
 use crate::{ClosedBy, Listener, MessageStream, PublicKey, Session, Transport, TransportError};
 
@@ -19,26 +20,36 @@ pub enum Fault {
     BreakAfter(usize),
 }
 
-/// A transport whose dials meet a [`Fault`] while one is set. Clones share the fault.
+/// A transport whose dials meet a [`Fault`] while one is set; that it is not any more is a change of
+/// the network. Clones share the fault.
 #[derive(Debug, Clone)]
 pub struct Faulty<T> {
     inner: T,
-    fault: Arc<Mutex<Option<Fault>>>,
+    state: Arc<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    fault: Mutex<Option<Fault>>,
+    lifted: Notify,
 }
 
 impl<T> Faulty<T> {
     /// A transport that works until [`Faulty::set`] says otherwise.
     pub fn new(inner: T) -> Self {
-        Self { inner, fault: Arc::default() }
+        Self { inner, state: Arc::default() }
     }
 
     /// Chooses what dials meet from now on; `None` lets them work again.
     pub fn set(&self, fault: Option<Fault>) {
         *self.fault() = fault;
+        if fault.is_none() {
+            self.state.lifted.notify_waiters();
+        }
     }
 
     fn fault(&self) -> MutexGuard<'_, Option<Fault>> {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.fault.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -65,6 +76,13 @@ impl<T: Transport> Transport for Faulty<T> {
 
     async fn listen(&self) -> Result<Box<dyn Listener>, TransportError> {
         self.inner.listen().await
+    }
+
+    async fn network_changed(&self) {
+        tokio::select! {
+            () = self.state.lifted.notified() => {}
+            () = self.inner.network_changed() => {}
+        }
     }
 
     async fn shutdown(&self) {

@@ -75,6 +75,10 @@ impl<T: Transport> Transport for Metered<T> {
         Ok(Box::new(MeteredListener { inner, meter: Arc::clone(&self.meter) }))
     }
 
+    async fn network_changed(&self) {
+        self.inner.network_changed().await;
+    }
+
     async fn shutdown(&self) {
         self.inner.shutdown().await;
     }

@@ -38,6 +38,16 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// [`Closed`](TransportError::Closed) after [`shutdown`](Transport::shutdown).
     async fn listen(&self) -> Result<Box<dyn Listener>, TransportError>;
 
+    /// Returns when the network has changed or come back since the call: peers that could not be
+    /// reached are worth another dial at once.
+    ///
+    /// What a transport does for its own sake in that case, such as announcing itself again, it does
+    /// unasked. One that notices no such changes never returns, which is what this provided method
+    /// does. Cancel-safe.
+    async fn network_changed(&self) {
+        std::future::pending().await
+    }
+
     /// Ends listeners, sessions and background work, telling peers where the protocol can.
     ///
     /// Idempotent; returns when all is done. Cancel-safe: a dropped call may be repeated.
@@ -87,6 +97,10 @@ impl<T: Transport + ?Sized> Transport for Arc<T> {
 
     async fn listen(&self) -> Result<Box<dyn Listener>, TransportError> {
         (**self).listen().await
+    }
+
+    async fn network_changed(&self) {
+        (**self).network_changed().await;
     }
 
     async fn shutdown(&self) {

@@ -83,6 +83,12 @@ impl Transport for HyperDht {
         Ok(Box::new(HyperDhtListener { server, scope: Arc::clone(&self.scope) }))
     }
 
+    async fn network_changed(&self) {
+        if !self.node.network_changes().next().await {
+            std::future::pending().await
+        }
+    }
+
     async fn shutdown(&self) {
         self.scope.stop.cancel();
         let (links, server) = {
