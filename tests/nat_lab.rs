@@ -12,6 +12,8 @@ use serde_json::Value;
 
 #[path = "nat_lab/bridge.rs"]
 mod bridge;
+#[path = "nat_lab/network_changes.rs"]
+mod network_changes;
 
 /// Who serves, and who dials: whatever has us on one side. Node with Node is not ours to answer for.
 const WAYS: [(Stack, Stack); 3] =

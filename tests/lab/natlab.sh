@@ -8,6 +8,9 @@
 #   natlab.sh rebind A|B            the NAT forgets its mappings, as after a restart of the router
 #   natlab.sh move A|B NEW_IP       the NAT gets another public address (5.5.x.y)
 #   natlab.sh block A|B             from now on the NAT lets no UDP through
+#   natlab.sh unblock A|B           until now
+#   natlab.sh interface A|B up|down the host's interface comes, or goes
+#   natlab.sh renumber A|B NEW_IP   the host behind the NAT gets another address (10.N.0.x)
 #   natlab.sh forward A|B OUTSIDE [INSIDE]  the NAT forwards this UDP port to the host
 #   natlab.sh firewall A|B PORT     the host itself lets no other UDP port in or out
 #   natlab.sh down
@@ -43,7 +46,7 @@ namespaces() { ip netns list | awk '{print $1}' | sed -n "s/^$LAB-\(wan\|nat[AB]
 down() { local name; for name in $(namespaces); do remove "$name"; done; }
 
 number() { case $1 in A) echo 1 ;; B) echo 2 ;; *) echo "no side $1" >&2; exit 2 ;; esac; }
-is_open() { [ -z "$(ip -n "$LAB-host$1" route show default)" ]; }
+is_open() { [ -z "$(ip -n "$LAB-nat$1" -4 addr show dev lan0)" ]; }
 
 attach() { # name address/prefix interface: plug a namespace into the public switch
   ip -n "$LAB-wan" link add "$1" type veth peer name "$3" netns "$LAB-$1"
@@ -86,7 +89,7 @@ side() { # A|B mode
   ip -n "$LAB-nat$x" link set lan0 up
   ip -n "$LAB-host$x" link set eth0 up
   if [ "$mode" != open ]; then
-    ip -n "$LAB-host$x" route add default via "10.$n.0.1"
+    route_out "$x"
     translate "nat$x" "$mode"
   fi
 }
@@ -134,6 +137,23 @@ move() { # A|B address: it replaces the old one, and mappings go with that
 
 block() { in_ns "nat$1" iptables -I FORWARD -p udp -j DROP; }
 
+unblock() { in_ns "nat$1" iptables -D FORWARD -p udp -j DROP; }
+
+interface() { # A|B up|down: routes go with it
+  ip -n "$LAB-host$1" link set eth0 "$2"
+  if [ "$2" = up ]; then route_out "$1"; fi
+}
+
+renumber() { # A|B address
+  ip -n "$LAB-host$1" addr flush dev eth0
+  ip -n "$LAB-host$1" addr add "$2/24" dev eth0
+  route_out "$1"
+}
+
+route_out() { # A|B: where there is a NAT
+  is_open "$1" || ip -n "$LAB-host$1" route replace default via "10.$(number "$1").0.1"
+}
+
 forward() { # A|B outside [inside]
   local inside=${3:-$2} n
   n=$(number "$1")
@@ -149,8 +169,8 @@ firewall() { # A|B port
 command=${1:-}
 case $command in
   up | down) "$command" ;;
-  weather | rebind | block) shift; "$command" "${1:?}" ;;
-  side | move | firewall) shift; "$command" "${1:?}" "${2:?}" ;;
+  weather | rebind | block | unblock) shift; "$command" "${1:?}" ;;
+  side | move | interface | renumber | firewall) shift; "$command" "${1:?}" "${2:?}" ;;
   forward) shift; forward "${1:?}" "${2:?}" "${3:-}" ;;
   *) sed -n '2,/^set /{/^set /d; s/^# \{0,1\}//p}' "$0"; exit 2 ;;
 esac

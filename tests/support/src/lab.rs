@@ -161,6 +161,30 @@ impl NatLab {
         run(self.script(&["block", side.name()]));
     }
 
+    /// Takes [`Self::block`] back.
+    ///
+    /// # Panics
+    /// When that cannot be done.
+    pub fn unblock(&self, side: Side) {
+        run(self.script(&["unblock", side.name()]));
+    }
+
+    /// Takes the host's interface down, or up again.
+    ///
+    /// # Panics
+    /// When that cannot be done.
+    pub fn interface(&self, side: Side, up: bool) {
+        run(self.script(&["interface", side.name(), if up { "up" } else { "down" }]));
+    }
+
+    /// Gives the host behind the NAT another address, of the same network.
+    ///
+    /// # Panics
+    /// When that cannot be done.
+    pub fn renumber(&self, side: Side, address: &str) {
+        run(self.script(&["renumber", side.name(), address]));
+    }
+
     /// Has the NAT forward a UDP port to the host.
     ///
     /// # Panics
