@@ -44,8 +44,14 @@ pub(super) fn main(matches: &ArgMatches) -> Result<(), Failure> {
         let stop = stop_signal()?;
         let bootstrap = Bootstrap::Nodes(addresses(&names).await?);
         // Whoever runs this means the node to be reached; a node that joins others finds out.
-        let options =
-            NodeOptions { bootstrap, host, port, role: Role::Persistent, firewalled: !first };
+        let options = NodeOptions {
+            bootstrap,
+            host,
+            port,
+            role: Role::Persistent,
+            firewalled: !first,
+            ..NodeOptions::default()
+        };
         let node = Node::start(options).await?;
         say(node.local_addr())?;
         stop.await;

@@ -111,7 +111,11 @@ async fn dial(node: &Node, key: PublicKey) -> Encounter {
         },
         Ok(Err(ConnectError::Dial(DialError::NotFound))) => Encounter::Unknown,
         Ok(Err(
-            ConnectError::HolepunchAborted | ConnectError::CannotHolepunch | ConnectError::Punch(_),
+            ConnectError::HolepunchAborted
+            | ConnectError::CannotHolepunch
+            | ConnectError::Punch(_)
+            | ConnectError::Relay { .. }
+            | ConnectError::Silent,
         )) => Encounter::NoPath,
         Ok(Err(error)) => Encounter::NoAnswer(error.to_string()),
     }

@@ -105,9 +105,9 @@ impl Connection {
         Self { sender: Sender { ends }, receiver }
     }
 
-    /// Keeps the socket open that the stream runs over, if it is one for crossing NATs.
-    pub(crate) fn hold(&self, socket: Option<Arc<PoolSocket>>) {
-        self.sender.ends.link.hold(socket);
+    /// What looks after the way that the stream takes.
+    pub(crate) fn share(&self) -> Arc<Link> {
+        Arc::clone(&self.sender.ends.link)
     }
 
     /// Where the stream goes, while it is connected.
@@ -293,6 +293,25 @@ impl Link {
         let before = std::mem::replace(&mut *held, socket);
         drop(held);
         drop(before);
+    }
+
+    /// The stream below.
+    pub(crate) const fn stream(&self) -> &UdxStream {
+        &self.stream
+    }
+
+    /// Connects the stream, unless the peer was quicker, and keeps `socket` open for it, if that is one
+    /// for crossing NATs.
+    pub(crate) fn connect(&self, path: udx::Path, remote_id: u32, socket: Option<Arc<PoolSocket>>) {
+        let _ = self.stream.connect_path(path, remote_id);
+        self.hold(socket);
+    }
+
+    /// Takes the stream to another path, or connects it. A stream that has ended stays as it is.
+    pub(crate) fn go_to(&self, path: udx::Path, remote_id: u32, socket: Option<Arc<PoolSocket>>) {
+        let _ = self.stream.go_to(path, remote_id);
+        // What is queued for the socket before is sent before that is closed.
+        self.hold(socket);
     }
 
     /// Does what is due to keep the connection alive and to notice its end; says when to be called

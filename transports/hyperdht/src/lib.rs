@@ -2,8 +2,9 @@
 //!
 //! A [`Node`] joins a network, finds peers by their public keys and connects to them, and takes in
 //! connections under as many keys of its own as wanted. It speaks the protocol of the npm package
-//! hyperdht 6.34. Where both sides are behind NATs, holes are punched; only where both NATs give each
-//! destination another port, there is no connection.
+//! hyperdht 6.34. Where both sides are behind NATs, holes are punched; where both NATs give each
+//! destination another port, and until a hole is open, peers meet at a [relay] that one of them
+//! [names](NodeOptions::relays).
 //!
 //! It is no [hyperswarm](https://github.com/holepunchto/hyperswarm): it does not keep connections to
 //! all who announce a topic. IPv4 only, as the network is.

@@ -1,13 +1,16 @@
 //! A node of HyperDHT: its sockets, its place in the network, its connections.
 
+mod blind_relays;
 mod core;
 mod dialling;
+mod gate;
 mod lifetime;
 mod listening;
 mod network;
 mod options;
 mod punching;
 mod queries;
+mod relaying;
 mod sockets;
 mod task;
 
@@ -19,7 +22,7 @@ use hyperdht_proto::{
 };
 use tokio_util::task::TaskTracker;
 
-use self::{core::Core, lifetime::Lifetime};
+use self::{core::Core, dialling::Ways, lifetime::Lifetime};
 pub use self::{
     dialling::{ConnectError, DialError},
     listening::{AcceptError, Incoming, ListenError, Server},
@@ -105,9 +108,11 @@ impl Node {
 
     /// Connects to the server with this key, as `key_pair`.
     ///
-    /// Where both sides are behind NATs, a hole is punched. Cancel-safe: when the call is dropped, a
-    /// server that was reached already is told. It takes at most half a minute, and a minute where a
-    /// NAT gives each destination a port of its own; callers with less time drop it earlier.
+    /// Where both sides are behind NATs, a hole is punched. Where either side names a
+    /// [relay](NodeOptions::relays), they meet there meanwhile: the connection is given out when it is
+    /// open there, and goes over to a direct path when there is one. Cancel-safe: when the call is
+    /// dropped, a server that was reached already is told. It takes at most half a minute, and a minute
+    /// where a NAT gives each destination a port of its own; callers with less time drop it earlier.
     ///
     /// # Errors
     /// [`ConnectError`].
@@ -116,7 +121,7 @@ impl Node {
         key_pair: &KeyPair,
         server: PublicKey,
     ) -> Result<Connection, ConnectError> {
-        dialling::connect(&self.shared, key_pair.clone(), server).await
+        dialling::connect(&self.shared, key_pair.clone(), server, Ways::All).await
     }
 
     /// Takes in connections for the public key of this pair, under which the node announces itself;
@@ -127,7 +132,7 @@ impl Node {
     /// # Errors
     /// [`ListenError`].
     pub async fn listen(&self, key_pair: KeyPair) -> Result<Server, ListenError> {
-        Server::open(&self.shared, key_pair).await
+        Server::open(&self.shared, key_pair, Ways::All).await
     }
 
     /// Takes servers back from the network, ends connections, and stops. Idempotent; returns when all
@@ -151,12 +156,17 @@ impl Node {
 }
 
 /// Connects without a relay: to one.
-pub(crate) async fn connect_directly(
+pub(crate) fn connect_directly(
     node: &Arc<Shared>,
     key_pair: KeyPair,
     server: PublicKey,
-) -> Result<Connection, ConnectError> {
-    dialling::connect(node, key_pair, server).await
+) -> impl Future<Output = Result<Connection, ConnectError>> + Send + use<> {
+    dialling::connect(node, key_pair, server, Ways::Direct)
+}
+
+/// Listens for those who are to be met directly: for clients of a relay.
+pub(crate) async fn listen_directly(node: &Node, key_pair: KeyPair) -> Result<Server, ListenError> {
+    Server::open(&node.shared, key_pair, Ways::Direct).await
 }
 
 /// What everything that keeps a node running holds.

@@ -5,7 +5,6 @@
 //! [`NodeOptions`](crate::NodeOptions), and use those that the other side names.
 
 mod channel;
-#[cfg_attr(not(test), expect(dead_code, reason = "dials and servers are to use it next"))]
 mod client;
 mod server;
 #[cfg(test)]
@@ -13,6 +12,7 @@ mod tests;
 
 pub use hyperdht_proto::blind_relay::{EndReason, Limits as RelayLimits};
 
+pub(crate) use self::client::Relayed;
 pub use self::{
     client::RelayError,
     server::{RelayCounters, RelayServer},

@@ -263,7 +263,14 @@ impl From<ConnectError> for TransportError {
                 let reason = "the peer's answer is not understood";
                 Self::Handshake { reason, source: Some(Box::new(error)) }
             }
+            ConnectError::Ended(
+                error @ (ConnectionError::Broken(_) | ConnectionError::FrameTooLong),
+            ) => error.into(),
             ConnectError::Dial(_)
+            | ConnectError::Relay { .. }
+            | ConnectError::Silent
+            | ConnectError::NoRelay
+            | ConnectError::Ended(_)
             | ConnectError::HolepunchAborted
             | ConnectError::CannotHolepunch
             | ConnectError::Punch(_)

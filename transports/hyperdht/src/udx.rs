@@ -102,6 +102,7 @@ pub use hyperdht_proto::udx::{
     StreamCounts, StreamError, StreamInfo, StreamOptions, Verdict, congestion,
 };
 
+pub(crate) use self::stream::Moved;
 pub use self::stream::UdxStream;
 use self::{
     driver::Driver,

@@ -10,6 +10,7 @@ use std::{
 use hyperdht_proto::{
     connect::{PunchId, Puncher, RelayCache},
     dht::{Dht, Event, ServerId},
+    handshake::RelayThrough,
     keys::KeyPair,
     rpc::{self, QueryId, RequestId, Response},
 };
@@ -17,7 +18,8 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::sync::{Notify, oneshot};
 
 use super::{
-    dialling::DialEntry,
+    blind_relays::BlindRelays,
+    dialling::{DialEntry, Ways},
     listening::Door,
     network::Surroundings,
     options::{NodeOptions, StartError},
@@ -39,6 +41,7 @@ pub(crate) struct Core {
     sockets: Sockets,
     surroundings: Surroundings,
     relay_key_pair: KeyPair,
+    direct: bool,
     /// Tells the task that there are events or an earlier deadline.
     changed: Notify,
 }
@@ -48,6 +51,7 @@ pub(super) struct State {
     pub(super) dht: Dht,
     pub(super) rng: StdRng,
     pub(super) relays: RelayCache,
+    pub(super) blind_relays: BlindRelays,
     pub(super) puncher: Puncher,
     /// Sockets that the puncher wants open.
     pub(super) pool: BTreeMap<u32, Arc<PoolSocket>>,
@@ -78,6 +82,15 @@ impl State {
         bytes
     }
 
+    /// The relay to name to a peer.
+    pub(super) fn relay_through(&mut self, now: Instant, ways: Ways) -> Option<RelayThrough> {
+        if ways == Ways::Direct {
+            return None;
+        }
+        let public_key = self.blind_relays.choose(now, &mut self.rng)?;
+        Some(RelayThrough { public_key, token: self.random() })
+    }
+
     /// A key pair for one handshake.
     pub(super) fn ephemeral(&mut self) -> KeyPair {
         KeyPair::from_seed(&self.random())
@@ -104,6 +117,7 @@ impl Core {
             dht,
             rng,
             relays: RelayCache::default(),
+            blind_relays: BlindRelays::new(&options.relays),
             puncher,
             pool: BTreeMap::new(),
             punches: BTreeMap::new(),
@@ -121,6 +135,7 @@ impl Core {
             udx,
             surroundings: Surroundings::new(sockets.server_addr()),
             relay_key_pair,
+            direct: options.direct,
             sockets,
             changed: Notify::new(),
         };
@@ -137,6 +152,11 @@ impl Core {
 
     pub(super) const fn relay_key_pair(&self) -> &KeyPair {
         &self.relay_key_pair
+    }
+
+    /// Whether direct paths are wanted.
+    pub(super) fn wants_direct(&self, ways: Ways) -> bool {
+        self.direct || ways == Ways::Direct
     }
 
     pub(super) const fn sockets(&self) -> &Sockets {

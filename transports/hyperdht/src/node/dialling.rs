@@ -2,8 +2,8 @@
 
 use std::{
     net::SocketAddrV4,
-    pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    pin::{Pin, pin},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,17 +16,22 @@ use hyperdht_proto::{
     keys::{KeyPair, PublicKey},
     rpc,
 };
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
 
 use super::{
     Shared,
     core::{Core, State},
+    gate::Gate,
     punching::Punch,
-    sockets::PoolSocket,
+    relaying::{self, Attempt, HEAD_START, Met, OpenError},
 };
 use crate::{
-    connection::Connection,
-    udx::{Firewall, Path, UdxStream, Verdict},
+    connection::{Connection, ConnectionError},
+    relay::RelayError,
+    udx::{Path, UdxStream},
 };
 
 /// A dial and who waits for its answer.
@@ -39,28 +44,39 @@ pub(super) struct DialEntry {
 type Answer = Result<Box<Answered>, DialError>;
 
 /// Runs in a task of its own, so that a dial that nobody waits for any more can still tell a server
-/// that has answered.
-pub(super) async fn connect(
+/// that has answered. The future is boxed, since dials over relays dial the relays.
+pub(super) fn connect(
     shared: &Arc<Shared>,
     key_pair: KeyPair,
     server: PublicKey,
-) -> Result<Connection, ConnectError> {
+    ways: Ways,
+) -> Pin<Box<dyn Future<Output = Result<Connection, ConnectError>> + Send>> {
     let (reply, connection) = oneshot::channel();
-    let dialling = dial(Arc::clone(shared), key_pair, server, reply);
+    let dialling = dial(Arc::clone(shared), key_pair, server, ways, reply);
     drop(shared.tasks().spawn(dialling));
-    connection.await.unwrap_or(Err(ConnectError::Stopped))
+    Box::pin(async { connection.await.unwrap_or(Err(ConnectError::Stopped)) })
+}
+
+/// On which ways a connection may come about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ways {
+    /// On those that the node's options name.
+    All,
+    /// Directly only, as those to relays.
+    Direct,
 }
 
 async fn dial(
     shared: Arc<Shared>,
     key_pair: KeyPair,
     server: PublicKey,
+    ways: Ways,
     mut reply: oneshot::Sender<Result<Connection, ConnectError>>,
 ) {
     let core = &shared.core;
     let closing = shared.lifetime.closing();
-    let begun = core.begin_dial(key_pair, server);
-    let (number, stream, door, mut answer) = match begun {
+    let begun = core.begin_dial(key_pair, server, ways);
+    let (number, stream, gate, mut answer) = match begun {
         Ok(begun) => begun,
         Err(error) => return drop(reply.send(Err(error))),
     };
@@ -72,85 +88,113 @@ async fn dial(
         }
         () = reply.closed() => {
             core.abandon_dial(number);
-            return part(core, &stream, &door, answer.await).await;
+            return part(core, &stream, &gate, answer.await).await;
         }
         answered = &mut answer => answered,
     };
     let answered = answered.unwrap_or(Err(DialError::Abandoned));
     core.remember_relays(server, &answered);
-    let outcome = match answered {
-        Err(error) => Err(error.into()),
-        Ok(answered) => tokio::select! {
-            biased;
-            () = closing.cancelled() => Err(ConnectError::Stopped),
-            () = reply.closed() => return part(core, &stream, &door, Ok(Ok(answered))).await,
-            met = meet(&shared, &stream, &door, &answered) => met.map(|socket| {
-                let nonce = core.with(|state, _| state.random());
-                let connection = Connection::start(&shared, stream, &answered.keys, nonce);
-                connection.hold(socket);
-                core.adopt(&connection);
-                connection
-            }),
-        },
+    let mut answered = match answered {
+        Ok(answered) => answered,
+        Err(error) => return drop(reply.send(Err(error.into()))),
+    };
+    if ways == Ways::Direct {
+        answered.rendezvous = None;
+    }
+    let nonce = core.with(|state, _| state.random());
+    let mut connection = Connection::start(&shared, stream, &answered.keys, nonce);
+    let link = connection.share();
+    let met = tokio::select! {
+        biased;
+        () = closing.cancelled() => Err(ConnectError::Stopped),
+        () = reply.closed() => return part(core, link.stream(), &gate, Ok(Ok(answered))).await,
+        met = meet(&shared, &mut connection, &gate, &answered, ways) => met,
+    };
+    let outcome = match met {
+        Ok(()) => {
+            core.adopt(&connection);
+            Ok(connection)
+        }
+        Err(error) => {
+            link.destroy();
+            Err(error)
+        }
     };
     // A connection that nobody takes is dropped here, which ends it for the server.
     drop(reply.send(outcome));
 }
 
-/// Connects the stream, in whichever way leads to the server. Gives the socket that has to stay open
-/// for it.
+/// Connects the stream, in whichever way leads to the server.
 async fn meet(
     shared: &Arc<Shared>,
-    stream: &UdxStream,
-    door: &ClientDoor,
+    connection: &mut Connection,
+    gate: &Arc<Gate>,
     answered: &Answered,
-) -> Result<Option<Arc<PoolSocket>>, ConnectError> {
-    let first = door.open(answered.remote_id);
-    let met = match first {
-        Some(first) => Met { path: first, socket: shared.core.sockets().hold(first.socket) },
-        None => find_path(shared, stream, &answered.plan).await?,
-    };
-    // It is connected already if the server was quicker.
-    let _ = stream.connect_path(met.path, answered.remote_id);
-    Ok(met.socket)
-}
-
-/// A way to the server.
-struct Met {
-    path: Path,
-    /// Its socket, where that is one for crossing NATs.
-    socket: Option<Arc<PoolSocket>>,
-}
-
-impl Met {
-    /// To be called before whatever opened the socket lets go of it.
-    fn at(core: &Core, path: Path) -> Self {
-        Self { path, socket: core.sockets().hold(path.socket) }
+    ways: Ways,
+) -> Result<(), ConnectError> {
+    let core = &shared.core;
+    let link = connection.share();
+    if let Some(first) = gate.open(answered.remote_id) {
+        let Met { path, socket } = Met::at(core, first);
+        link.connect(path, answered.remote_id, socket);
+        return Ok(());
     }
+    let Some(rendezvous) = answered.rendezvous else {
+        if !core.wants_direct(ways) {
+            return Err(ConnectError::NoRelay);
+        }
+        let found = find_path(Arc::clone(shared), Arc::clone(gate), answered.plan.clone(), false);
+        let Met { path, socket } = found.await?;
+        link.connect(path, answered.remote_id, socket);
+        return Ok(());
+    };
+    let direct: Attempt<_> = if !core.wants_direct(ways) {
+        Box::pin(async { Err(ConnectError::NoRelay) })
+    } else if let Plan::Connect(socket, peer) = answered.plan {
+        // Nobody knows yet whether that leads anywhere.
+        link.connect(path(core, socket, peer), answered.remote_id, None);
+        Box::pin(async {
+            sleep(FIRST_PACKET_WAIT).await;
+            Err(ConnectError::HolepunchAborted)
+        })
+    } else {
+        let plan = answered.plan.clone();
+        Box::pin(find_path(Arc::clone(shared), Arc::clone(gate), plan, true))
+    };
+    let at_once = matches!(answered.plan, Plan::Connect(..) | Plan::AwaitServer);
+    let meeting = relaying::Meeting {
+        gate,
+        remote_id: answered.remote_id,
+        rendezvous,
+        head_start: if at_once && core.wants_direct(ways) { HEAD_START } else { Duration::ZERO },
+        direct,
+    };
+    Ok(relaying::open(shared, connection, meeting).await?)
 }
 
-/// Finds a way to the server that has answered. The stream may find it, too, when the server's first
-/// packet comes.
+/// Finds a direct way to the server that has answered; `patient` when a relay is in play. The server's
+/// first packet may show it, too.
 async fn find_path(
-    shared: &Arc<Shared>,
-    stream: &UdxStream,
-    plan: &Plan,
+    shared: Arc<Shared>,
+    gate: Arc<Gate>,
+    plan: Plan,
+    patient: bool,
 ) -> Result<Met, ConnectError> {
     let core = &shared.core;
     let path = match plan {
-        Plan::Connect(socket, peer) => path(core, *socket, *peer),
+        Plan::Connect(socket, peer) => path(core, socket, peer),
         Plan::AwaitServer => {
-            let first = timeout(FIRST_PACKET_WAIT, stream.connected()).await;
-            first.ok().and_then(Result::ok).ok_or(ConnectError::HolepunchAborted)?
+            let first = timeout(FIRST_PACKET_WAIT, gate.direct()).await;
+            first.map_err(|_| ConnectError::HolepunchAborted)?
         }
         Plan::Lan(neighbour) => tokio::select! {
             biased;
-            Ok(first) = stream.connected() => first,
-            found = find_neighbour(core, Some(*neighbour)) => {
+            first = gate.direct() => first,
+            found = find_neighbour(core, Some(neighbour)) => {
                 found.ok_or(ConnectError::HolepunchAborted)?
             }
         },
-        Plan::Punch(invitation) => return punch(shared, stream, invitation).await,
+        Plan::Punch(invitation) => return punch(&shared, &gate, &invitation, patient).await,
         Plan::Unreachable => return Err(ConnectError::CannotHolepunch),
     };
     Ok(Met::at(core, path))
@@ -159,11 +203,12 @@ async fn find_path(
 /// Punches a hole, and tries a neighbour meanwhile.
 async fn punch(
     shared: &Arc<Shared>,
-    stream: &UdxStream,
+    gate: &Gate,
     invitation: &Arc<Invitation>,
+    patient: bool,
 ) -> Result<Met, ConnectError> {
     let core = &shared.core;
-    let punch = Punch::dial(shared, Arc::clone(invitation), false);
+    let punch = Punch::dial(shared, Arc::clone(invitation), patient);
     let mut punch = punch.ok_or(ConnectError::TooMany)?;
     let mut neighbour = pin!(find_neighbour(core, invitation.neighbour()));
     let (mut failure, mut alone) = (None, false);
@@ -173,7 +218,7 @@ async fn punch(
         }
         tokio::select! {
             biased;
-            Ok(first) = stream.connected() => break first,
+            first = gate.direct() => break first,
             end = punch.ended(), if failure.is_none() => match end {
                 Ok(path) => break path,
                 Err(error) => failure = Some(error),
@@ -211,11 +256,11 @@ fn connect_to(
 async fn part(
     core: &Core,
     stream: &UdxStream,
-    door: &ClientDoor,
+    gate: &Gate,
     answer: Result<Answer, oneshot::error::RecvError>,
 ) {
     let Ok(Ok(answered)) = answer else { return };
-    if let Some(first) = door.open(answered.remote_id) {
+    if let Some(first) = gate.open(answered.remote_id) {
         let _ = stream.connect_path(first, answered.remote_id);
     }
     match answered.plan {
@@ -237,63 +282,16 @@ pub(super) fn path(core: &Core, socket: rpc::SocketId, peer: SocketAddrV4) -> Pa
     Path { socket: core.sockets().udx_id(socket), peer: peer.into() }
 }
 
-/// The firewall of a stream whose other end is not known yet: the server's first packet may overtake
-/// its answer.
-#[derive(Debug, Default)]
-struct ClientDoor(Mutex<Seen>);
-
-#[derive(Debug, Clone, Copy, Default)]
-enum Seen {
-    #[default]
-    Nothing,
-    /// The server's first packet came from here, before its answer.
-    Packet(Path),
-    /// The server has answered, and its first packet may come from anywhere.
-    Answer(u32),
-    Both,
-}
-
-impl ClientDoor {
-    fn firewall(self: &Arc<Self>) -> Firewall {
-        let door = Arc::clone(self);
-        Firewall::new(move |from| {
-            let mut seen = door.0.lock().unwrap_or_else(PoisonError::into_inner);
-            match *seen {
-                Seen::Nothing => {
-                    *seen = Seen::Packet(from);
-                    Verdict::Accept
-                }
-                Seen::Packet(first) if first == from => Verdict::Accept,
-                Seen::Answer(remote_id) => {
-                    *seen = Seen::Both;
-                    Verdict::Connect { remote_id }
-                }
-                Seen::Packet(_) | Seen::Both => Verdict::Drop,
-            }
-        })
-    }
-
-    /// The server has answered; says from where its first packet came, if that was earlier.
-    fn open(&self, remote_id: u32) -> Option<Path> {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match *seen {
-            Seen::Packet(first) => {
-                *seen = Seen::Both;
-                Some(first)
-            }
-            Seen::Nothing => {
-                *seen = Seen::Answer(remote_id);
-                None
-            }
-            Seen::Answer(_) | Seen::Both => None,
-        }
-    }
-}
-
-type Begun = (u64, UdxStream, Arc<ClientDoor>, oneshot::Receiver<Answer>);
+type Begun = (u64, UdxStream, Arc<Gate>, oneshot::Receiver<Answer>);
 
 impl Core {
-    fn begin_dial(&self, key_pair: KeyPair, server: PublicKey) -> Result<Begun, ConnectError> {
+    fn begin_dial(
+        &self,
+        key_pair: KeyPair,
+        server: PublicKey,
+        ways: Ways,
+    ) -> Result<Begun, ConnectError> {
+        let direct = self.wants_direct(ways);
         self.with(|state, now| {
             if state.closing {
                 return Err(ConnectError::Stopped);
@@ -301,8 +299,8 @@ impl Core {
             if state.dials.len() >= MAX_DIALS {
                 return Err(ConnectError::TooMany);
             }
-            let door = Arc::new(ClientDoor::default());
-            let stream = self.open_stream(state, || door.firewall());
+            let gate = Gate::new(direct);
+            let stream = self.open_stream(state, || gate.firewall());
             let stream = stream.ok_or(ConnectError::TooMany)?;
             let spec = DialSpec {
                 key_pair,
@@ -311,12 +309,14 @@ impl Core {
                 stream_id: stream.id(),
                 relays: state.relays.relays(&server).to_vec(),
                 local: self.local().to_vec(),
+                relay_through: state.relay_through(now, ways),
+                direct,
             };
             let dial = Dial::new(&mut state.dht, now, spec)?;
             let (sender, receiver) = oneshot::channel();
             let number = state.number();
             state.dials.insert(number, DialEntry { dial, answer: Some(sender) });
-            Ok((number, stream, door, receiver))
+            Ok((number, stream, gate, receiver))
         })
     }
 
@@ -372,7 +372,7 @@ impl State {
 }
 
 /// Why there is no connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// The search or the handshake has failed.
@@ -387,12 +387,40 @@ pub enum ConnectError {
     /// Both sides are behind NATs, and no hole was made.
     #[error("no path through the NATs opened: {0}")]
     Punch(PunchError),
+    /// Neither a direct path nor one through a relay opened.
+    #[error("no direct path opened ({direct}), and none through a relay")]
+    Relay {
+        /// What came of the direct path.
+        direct: Box<ConnectError>,
+        /// What came of the relay.
+        #[source]
+        relay: RelayError,
+    },
+    /// A relay has joined us with somebody, but nothing has come through it, nor directly.
+    #[error("nothing comes through the relay")]
+    Silent,
+    /// [`NodeOptions::direct`](super::NodeOptions::direct) is off, and neither side names a relay.
+    #[error("direct paths are not wanted, and there is no relay")]
+    NoRelay,
+    /// The stream has ended before the server was heard.
+    #[error("the connection has ended before it was open")]
+    Ended(#[source] ConnectionError),
     /// Too many dials or streams at once.
     #[error("too many dials at once")]
     TooMany,
     /// The node has stopped.
     #[error("the node has stopped")]
     Stopped,
+}
+
+impl From<OpenError<ConnectError>> for ConnectError {
+    fn from(error: OpenError<Self>) -> Self {
+        match error {
+            OpenError::Neither { direct, relay } => Self::Relay { direct: Box::new(direct), relay },
+            OpenError::Silent => Self::Silent,
+            OpenError::Ended(error) => Self::Ended(error),
+        }
+    }
 }
 
 /// Dials at a time, of about 4 KiB each.

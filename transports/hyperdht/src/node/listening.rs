@@ -2,12 +2,12 @@
 
 use std::{
     net::SocketAddrV4,
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use hyperdht_proto::{
-    connect::{FIRST_PACKET_WAIT, Knock, Meeting},
+    connect::{FIRST_PACKET_WAIT, Knock, Meeting, Welcome},
     dht::{IncomingHandshake, ServerId},
     keys::{KeyPair, PublicKey},
 };
@@ -19,12 +19,14 @@ use tokio::{
 use super::{
     Shared,
     core::{Core, State},
-    dialling::path,
+    dialling::{Ways, path},
+    gate::Gate,
     punching::Punch,
+    relaying::{self, Attempt, HEAD_START, Met, OpenError},
 };
 use crate::{
     connection::{Connection, ConnectionError},
-    udx::{Firewall, UdxStream},
+    udx::UdxStream,
 };
 
 /// Takes in connections under one key. Dropping it ends the announcement; connections live on.
@@ -37,7 +39,11 @@ pub struct Server {
 }
 
 impl Server {
-    pub(super) async fn open(shared: &Arc<Shared>, key_pair: KeyPair) -> Result<Self, ListenError> {
+    pub(super) async fn open(
+        shared: &Arc<Shared>,
+        key_pair: KeyPair,
+        ways: Ways,
+    ) -> Result<Self, ListenError> {
         let public_key = key_pair.public_key();
         loop {
             let before = shared.core.with(|state, _| state.closing_door(&public_key))?;
@@ -55,6 +61,7 @@ impl Server {
             let id = server.map_err(|_| ListenError::KeyInUse)?;
             let door = Door {
                 key_pair,
+                ways,
                 knocks: Some(knocker),
                 announced: Some(announced),
                 closed: Vec::new(),
@@ -131,15 +138,18 @@ impl Incoming {
     pub async fn accept(mut self) -> Result<Connection, AcceptError> {
         let knock = self.knock.take().ok_or(AcceptError::Gone)?;
         let shared = Arc::clone(&self.shared);
-        let admitted = shared.core.admit(&shared, knock)?;
-        let Admitted { stream, meeting, nonce, punch } = admitted;
+        let Admitted { stream, gate, meeting, nonce, punch } = shared.core.admit(&shared, knock)?;
         let mut connection = Connection::start(&shared, stream, &meeting.keys, nonce);
+        let link = connection.share();
         let opened = tokio::select! {
             biased;
-            () = shared.lifetime.closing().cancelled() => return Err(AcceptError::Stopped),
-            opened = open(&mut connection, punch) => opened,
+            () = shared.lifetime.closing().cancelled() => Err(AcceptError::Stopped),
+            opened = open(&shared, &mut connection, gate, meeting, punch) => opened,
         };
-        opened?;
+        if let Err(error) = opened {
+            link.destroy();
+            return Err(error);
+        }
         shared.core.adopt(&connection);
         Ok(connection)
     }
@@ -149,32 +159,71 @@ impl Incoming {
 }
 
 /// Waits for the peer's first packets, as long as there is a way for them.
-async fn open(connection: &mut Connection, punch: Option<Punch>) -> Result<(), AcceptError> {
-    let opened = match punch {
-        None => timeout(FIRST_PACKET_WAIT, connection.opened()).await.ok(),
-        Some(mut punch) => {
-            let opened = tokio::select! {
-                biased;
-                opened = connection.opened() => Some(opened),
-                _ = punch.ended() => None,
-            };
-            if opened.is_some() {
-                connection.hold(punch.socket_of(connection.path()));
-                punch.connected();
-            }
-            opened
-        }
+async fn open(
+    shared: &Arc<Shared>,
+    connection: &mut Connection,
+    gate: Arc<Gate>,
+    meeting: Meeting,
+    punch: Option<Punch>,
+) -> Result<(), AcceptError> {
+    let remote_id = meeting.remote_id;
+    let head_start = if punch.is_some() { Duration::ZERO } else { HEAD_START };
+    let direct = await_peer(Arc::clone(shared), Arc::clone(&gate), punch);
+    if let Some(rendezvous) = meeting.rendezvous {
+        let direct: Attempt<_> = Box::pin(direct);
+        let meeting = relaying::Meeting { gate: &gate, remote_id, rendezvous, head_start, direct };
+        relaying::open(shared, connection, meeting).await?;
+    } else if meeting.connect.is_none() {
+        let Met { path, socket } = direct.await.map_err(|_| AcceptError::Gone)?;
+        connection.share().connect(path, remote_id, socket);
+    }
+    let opened = timeout(FIRST_PACKET_WAIT, connection.opened()).await;
+    opened.map_err(|_| AcceptError::Gone)?.map_err(AcceptError::from)
+}
+
+/// Waits for a peer that comes by itself, through a hole or not.
+async fn await_peer(
+    shared: Arc<Shared>,
+    gate: Arc<Gate>,
+    punch: Option<Punch>,
+) -> Result<Met, NotCome> {
+    let Some(mut punch) = punch else {
+        let path = timeout(FIRST_PACKET_WAIT, gate.direct()).await.map_err(|_| NotCome)?;
+        return Ok(Met::at(&shared.core, path));
     };
-    match opened {
-        Some(Ok(())) => Ok(()),
-        Some(Err(error @ ConnectionError::Broken(_))) => Err(AcceptError::Broken(error)),
-        Some(Err(_)) | None => Err(AcceptError::Gone),
+    let path = tokio::select! {
+        biased;
+        path = gate.direct() => path,
+        _ = punch.ended() => return Err(NotCome),
+    };
+    let met = Met::at(&shared.core, path);
+    punch.connected();
+    Ok(met)
+}
+
+/// No packet has come directly.
+#[derive(Debug)]
+struct NotCome;
+
+impl From<ConnectionError> for AcceptError {
+    fn from(error: ConnectionError) -> Self {
+        if matches!(error, ConnectionError::Broken(_)) { Self::Broken(error) } else { Self::Gone }
+    }
+}
+
+impl From<OpenError<NotCome>> for AcceptError {
+    fn from(error: OpenError<NotCome>) -> Self {
+        match error {
+            OpenError::Ended(error) => error.into(),
+            OpenError::Neither { .. } | OpenError::Silent => Self::Gone,
+        }
     }
 }
 
 /// A peer that was let in.
 struct Admitted {
     stream: UdxStream,
+    gate: Arc<Gate>,
     meeting: Meeting,
     nonce: [u8; 24],
     punch: Option<Punch>,
@@ -194,12 +243,23 @@ impl Core {
     fn admit(&self, shared: &Arc<Shared>, knock: Knock) -> Result<Admitted, AcceptError> {
         self.with(|state, now| {
             let id = knock.handshake().id;
-            let remote_id = Arc::new(RemoteId::default());
-            let stream = self.open_stream(state, || remote_id.firewall());
+            let door = state.doors.get(&knock.handshake().server);
+            let ways = door.map_or(Ways::Direct, |door| door.ways);
+            let gate = Gate::new(self.wants_direct(ways));
+            let stream = self.open_stream(state, || gate.firewall());
+            let relay_through = state.relay_through(now, ways);
             let stream = stream.ok_or(AcceptError::TooManyStreams);
+            let local = self.local();
             let admission = stream.and_then(|stream| {
                 let State { dht, puncher, .. } = &mut *state;
-                let admission = knock.admit(dht, puncher, now, &self.local(), stream.id());
+                let welcome = Welcome {
+                    stream_id: stream.id(),
+                    local: &local,
+                    relay_through,
+                    follow: ways == Ways::All,
+                    direct: self.wants_direct(ways),
+                };
+                let admission = knock.admit(dht, puncher, now, welcome);
                 Ok((stream, admission.map_err(|_| AcceptError::Gone)?))
             });
             let (stream, admission) = match admission {
@@ -211,7 +271,7 @@ impl Core {
             };
             let meeting = admission.meeting;
             if let Some(meeting) = &meeting {
-                remote_id.set(meeting.remote_id);
+                gate.open(meeting.remote_id);
             }
             // The reference answers first and connects then; the stream's first packet follows the
             // answer here, too.
@@ -223,28 +283,7 @@ impl Core {
                 let _ = stream.connect_path(path, meeting.remote_id);
             }
             let punch = meeting.punch.map(|id| Punch::new(shared, state, id));
-            Ok(Admitted { stream, meeting, nonce: state.random(), punch })
-        })
-    }
-}
-
-/// The peer's id of the stream, which the firewall needs and the handshake tells.
-#[derive(Debug, Default)]
-struct RemoteId(Mutex<Option<u32>>);
-
-impl RemoteId {
-    fn set(&self, id: u32) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
-    }
-
-    /// Connects to whoever sends the first packet: our id is known to the peer alone.
-    fn firewall(self: &Arc<Self>) -> Firewall {
-        let id = Arc::clone(self);
-        Firewall::new(move |_| {
-            let known = id.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-            known.map_or(crate::udx::Verdict::Drop, |remote_id| crate::udx::Verdict::Connect {
-                remote_id,
-            })
+            Ok(Admitted { stream, gate, meeting, nonce: state.random(), punch })
         })
     }
 }
@@ -253,6 +292,7 @@ impl RemoteId {
 #[derive(Debug)]
 pub(super) struct Door {
     key_pair: KeyPair,
+    ways: Ways,
     /// `None` once it closes.
     knocks: Option<mpsc::Sender<Knock>>,
     announced: Option<oneshot::Sender<()>>,

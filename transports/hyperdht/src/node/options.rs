@@ -8,6 +8,7 @@ use std::{
 
 use hyperdht_proto::{
     dht::{self, DEFAULT_PORT},
+    keys::PublicKey,
     rpc,
 };
 
@@ -27,6 +28,14 @@ pub struct NodeOptions {
     pub role: Role,
     /// Whether to assume, until shown otherwise, that nobody reaches the server socket unasked.
     pub firewalled: bool,
+    /// Blind relays at which to meet peers whose NATs cannot be crossed, or until they are: of the
+    /// public keys of such [servers](crate::relay::RelayServer), one is chosen for each connection,
+    /// dialled or taken in. Those that peers name are used in any case.
+    pub relays: Vec<PublicKey>,
+    /// Whether peers are met directly where that is possible. Without, every connection takes a relay,
+    /// of ours or of the peer's, and to where neither names one there is none; the connections to
+    /// relays are direct ones.
+    pub direct: bool,
 }
 
 impl Default for NodeOptions {
@@ -39,6 +48,8 @@ impl Default for NodeOptions {
             port: None,
             role: Role::Adaptive,
             firewalled: true,
+            relays: Vec::new(),
+            direct: true,
         }
     }
 }

@@ -12,7 +12,6 @@ use super::{
     Shared,
     core::{Core, State},
     dialling::path,
-    sockets::PoolSocket,
 };
 use crate::udx::Path;
 
@@ -53,11 +52,6 @@ impl Punch {
     /// What has come of it. Cancel-safe; to be asked until it is ready.
     pub(super) async fn ended(&mut self) -> End {
         (&mut self.end).await.unwrap_or(Err(PunchError::Unanswered))
-    }
-
-    /// The socket that a stream on this path has to hold, if it is one for crossing NATs.
-    pub(super) fn socket_of(&self, path: Option<Path>) -> Option<Arc<PoolSocket>> {
-        self.shared.core.sockets().hold(path?.socket)
     }
 
     /// The peers have met: ends the attempt without telling the other side that it is given up.

@@ -20,7 +20,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use self::sessions::RelayCounters;
 use self::{client::Client, sessions::Sessions};
-use crate::node::{Incoming, ListenError, Node, Server, Shared};
+use crate::node::{self, Incoming, ListenError, Node, Server, Shared};
 
 /// Joins peers that cannot reach each other, under a key of its own. Dropping it ends the service and
 /// the sessions.
@@ -63,7 +63,7 @@ impl RelayServer {
         key_pair: KeyPair,
         limits: Limits,
     ) -> Result<Self, ListenError> {
-        let server = node.listen(key_pair).await?;
+        let server = node::listen_directly(node, key_pair).await?;
         let public_key = server.public_key();
         let node = Arc::clone(node.shared());
         let sessions = Mutex::new(Sessions::new(limits));

@@ -91,7 +91,10 @@ pub(crate) struct Waiting {
     pub(crate) writer: Option<Waker>,
     pub(crate) messages: Option<Waker>,
     pub(crate) control: Option<Waker>,
+    /// Who looks after the path.
+    pub(crate) path: Option<Waker>,
     pub(crate) remote_changed: bool,
+    pub(crate) remote_confirmed: bool,
 }
 
 impl Handle {
@@ -243,6 +246,7 @@ impl State {
                 waiting.writer.take(),
                 waiting.messages.take(),
                 waiting.control.take(),
+                waiting.path.take(),
             ]
             .into_iter()
             .flatten()
@@ -262,8 +266,9 @@ impl State {
         while let Some((key, ready)) = self.endpoint.poll_event() {
             let waiting = self.waiting(key);
             waiting.remote_changed |= ready.remote_changed;
-            let Ready { connected, readable, writable, message, remote_changed, closed, .. } =
-                ready;
+            waiting.remote_confirmed |= ready.remote_confirmed;
+            let Ready { connected, readable, writable, message, remote_changed, .. } = ready;
+            let Ready { remote_confirmed, closed, .. } = ready;
             let mut wake = |happened: bool, waker: &mut Option<Waker>| {
                 if happened {
                     woken.extend(waker.take());
@@ -273,6 +278,7 @@ impl State {
             wake(writable || closed, &mut waiting.writer);
             wake(message || closed, &mut waiting.messages);
             wake(connected || remote_changed || closed, &mut waiting.control);
+            wake(remote_changed || remote_confirmed || closed, &mut waiting.path);
         }
     }
 }

@@ -31,6 +31,15 @@ pub struct UdxStream {
     rest: BytesMut,
 }
 
+/// How far a stream has come to another path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Moved {
+    /// The peer has acknowledged all that was sent before.
+    pub(crate) changed: bool,
+    /// The peer has moved, too, and nothing is missing that it sent before.
+    pub(crate) confirmed: bool,
+}
+
 impl UdxStream {
     pub(crate) fn new(handle: Handle, id: u32, key: StreamKey) -> Self {
         Self { handle, id, key, rest: BytesMut::new() }
@@ -99,6 +108,64 @@ impl UdxStream {
             })
         });
         changed.await.map_err(into_io)
+    }
+
+    /// Takes it to another path, wherever it went before, if anywhere.
+    pub(crate) fn go_to(&self, path: Path, remote_id: u32) -> Result<(), CallError> {
+        let mut state = self.handle.lock();
+        let waiting = state.waiting(self.key);
+        (waiting.remote_changed, waiting.remote_confirmed) = (false, false);
+        drop(state);
+        self.handle.call(|endpoint| {
+            let now = Instant::now();
+            match endpoint.connect(now, self.key, path, remote_id) {
+                Err(CallError::AlreadyConnected) => {
+                    endpoint.change_remote(now, self.key, path, remote_id)
+                }
+                outcome => outcome,
+            }
+        })
+    }
+
+    /// How far the last [move](UdxStream::go_to) has come, when that is further than `known`; one task
+    /// at a time may wait for it. Cancel-safe.
+    ///
+    /// # Errors
+    /// How the stream closed.
+    pub(crate) async fn moved(&self, known: Moved) -> Result<Moved, StreamError> {
+        poll_fn(|cx| {
+            let mut state = self.handle.lock();
+            if let Some(closed) = closed_early(&state, self.key) {
+                return Poll::Ready(closed);
+            }
+            let waiting = state.waiting(self.key);
+            let moved =
+                Moved { changed: waiting.remote_changed, confirmed: waiting.remote_confirmed };
+            if moved != known {
+                return Poll::Ready(Ok(moved));
+            }
+            register(&mut waiting.path, cx);
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Waits like [`UdxStream::closed`], as the one who looks after the path. Cancel-safe.
+    pub(crate) async fn path_closed(&self) {
+        poll_fn(|cx| {
+            let mut state = self.handle.lock();
+            if state.closed(self.key).is_some() {
+                return Poll::Ready(());
+            }
+            register(&mut state.waiting(self.key).path, cx);
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Has its firewall asked about packets from elsewhere on its own socket as well.
+    pub(crate) fn watch_senders(&self) {
+        let _ = self.handle.call(|endpoint| endpoint.watch_senders(self.key));
     }
 
     /// Forwards every packet that comes for this stream to the other end of `to`.

@@ -10,13 +10,16 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Invitation,
+    Invitation, Rendezvous,
     address::{is_bogon, is_reserved, nearest},
     introduction,
 };
 use crate::{
     dht::{Dht, Event, FindOptions, Found, HandshakeCall, HandshakeReply, HopError},
-    handshake::{ErrorCode, Firewall, HolepunchCipher, HolepunchInfo, NoisePayload, PayloadError},
+    handshake::{
+        ErrorCode, Firewall, HolepunchCipher, HolepunchInfo, NoisePayload, PayloadError,
+        RelayThrough,
+    },
     hash::Namespace,
     keys::{KeyPair, PublicKey},
     noise::{Initiator, NoiseError, SessionKeys},
@@ -39,6 +42,11 @@ pub struct DialSpec {
     /// This host's addresses with the port of the server socket, to be told to servers behind the
     /// same NAT.
     pub local: Vec<SocketAddrV4>,
+    /// The blind relay to meet at, and a token from a fresh random source, unless the server names
+    /// another one.
+    pub relay_through: Option<RelayThrough>,
+    /// Whether a direct path is wanted.
+    pub direct: bool,
 }
 
 /// A search for a server and the handshake with it.
@@ -53,6 +61,8 @@ pub struct Dial {
     initiator: Initiator,
     noise: Bytes,
     we_are_open: bool,
+    stream_id: u32,
+    relay_through: Option<RelayThrough>,
     local: Vec<SocketAddrV4>,
     query: Option<QueryId>,
     /// Nodes that led to the server before and have not been asked yet, one after another.
@@ -108,6 +118,8 @@ pub struct Answered {
     /// How to connect the stream. If the server's first packet has come already, that says it
     /// better.
     pub plan: Plan,
+    /// At which relay to meet the server, where either side has named one.
+    pub rendezvous: Option<Rendezvous>,
 }
 
 /// How a client gets from the handshake to a connected stream (`lib/connect.js`).
@@ -135,7 +147,8 @@ impl Dial {
     /// [`DialError::Handshake`] when the server's key is no usable point.
     pub fn new(dht: &mut Dht, now: Instant, spec: DialSpec) -> Result<Self, DialError> {
         let target = spec.server.target();
-        let payload = introduction(dht, &spec.local, spec.stream_id);
+        let payload =
+            introduction(dht, &spec.local, spec.stream_id, spec.relay_through, spec.direct);
         let (initiator, noise) = Initiator::send(
             &spec.key_pair,
             spec.server,
@@ -151,6 +164,8 @@ impl Dial {
             initiator,
             noise: noise.into(),
             we_are_open: payload.firewall == Firewall::Open,
+            stream_id: spec.stream_id,
+            relay_through: spec.relay_through,
             local: spec.local,
             query: None,
             slots: if cached.is_empty() { SLOTS } else { SLOTS_WITH_CACHE },
@@ -315,14 +330,15 @@ impl Dial {
             return Err(DialError::Server(payload.error));
         }
         let udx = payload.udx.ok_or(DialError::Malformed)?;
-        // A blind relay that either side wants would be asked for here.
+        let rendezvous =
+            Rendezvous::of_client(self.relay_through, payload.relay_through, self.stream_id);
         let plan = self.plan(dht, reply, &payload, &keys);
         let relays = if payload.relay_addresses.is_empty() {
             vec![reply.relay]
         } else {
             payload.relay_addresses
         };
-        Ok(Answered { keys, remote_id: udx.id, relays, plan })
+        Ok(Answered { keys, remote_id: udx.id, relays, plan, rendezvous })
     }
 
     fn plan(

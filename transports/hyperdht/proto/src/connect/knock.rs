@@ -5,7 +5,7 @@ use std::{net::SocketAddrV4, time::Instant};
 use bytes::Bytes;
 
 use super::{
-    MAX_EXPECTED, PunchId, Puncher,
+    MAX_EXPECTED, PunchId, Puncher, Rendezvous,
     address::{is_private, nearest},
     introduction,
     punch::Guest,
@@ -14,6 +14,7 @@ use crate::{
     dht::{Dht, HandshakeAnswer, IncomingHandshake, ServerId},
     handshake::{
         ErrorCode, Firewall, HolepunchCipher, HolepunchInfo, NoisePayload, PayloadError, RelayInfo,
+        RelayThrough,
     },
     hash::Namespace,
     keys::{KeyPair, PublicKey},
@@ -54,6 +55,25 @@ pub struct Meeting {
     /// A hole that is being made for that packet. As long as it is neither [given
     /// up](super::PunchEvent::Failed) nor [ended](Puncher::end), the packet may still come.
     pub punch: Option<PunchId>,
+    /// At which relay to meet the peer, where either side has named one and it is needed.
+    pub rendezvous: Option<Rendezvous>,
+}
+
+/// How a peer that is let in will be met.
+#[derive(Debug, Clone, Copy)]
+pub struct Welcome<'a> {
+    /// The id of a UDX stream that waits for it.
+    pub stream_id: u32,
+    /// This host's addresses with the port of the server socket, to be told to peers behind the same
+    /// NAT.
+    pub local: &'a [SocketAddrV4],
+    /// The blind relay to meet at, and a token from a fresh random source; before the one that the
+    /// peer has named.
+    pub relay_through: Option<RelayThrough>,
+    /// Whether the one that the peer has named is gone to, where there is none of ours.
+    pub follow: bool,
+    /// Whether a direct path is wanted.
+    pub direct: bool,
 }
 
 /// How to meet a client (`lib/server.js`).
@@ -109,8 +129,7 @@ impl Knock {
         self.handshake.client
     }
 
-    /// Lets the peer in. `stream_id` is that of a UDX stream that waits for it, and `local` are this
-    /// host's addresses with the port of the server socket, to be told to peers behind the same NAT.
+    /// Lets the peer in.
     ///
     /// # Errors
     /// [`NoiseError::PayloadTooLong`], which the bounds of the lists in the payload exclude.
@@ -119,14 +138,18 @@ impl Knock {
         dht: &mut Dht,
         puncher: &mut Puncher,
         now: Instant,
-        local: &[SocketAddrV4],
-        stream_id: u32,
+        welcome: Welcome<'_>,
     ) -> Result<Admission, NoiseError> {
-        let way = self.way(dht, local);
+        let way = self.way(dht, &welcome);
+        let needed = !matches!(way, Way::Connect(..));
+        let own = welcome.relay_through.filter(|_| needed);
+        let theirs = self.payload.relay_through.filter(|_| needed && welcome.follow);
+        let rendezvous = Rendezvous::of_server(own, theirs, welcome.stream_id);
         let IncomingHandshake { server, client, .. } = self.handshake;
         let punches = self.error == ErrorCode::None && matches!(way, Way::Neighbour | Way::Punch);
         let slot = punches.then(|| puncher.free_slot(*client.ip())).flatten();
-        let payload = self.reply(dht, local, stream_id, slot.unwrap_or(NO_SLOT));
+        let welcome = Welcome { relay_through: own, ..welcome };
+        let payload = self.reply(dht, &welcome, slot.unwrap_or(NO_SLOT));
         let (noise, keys) = self.responder.send(&payload.encode())?;
         let punch = slot.map(|slot| {
             let guest = Guest {
@@ -134,7 +157,7 @@ impl Knock {
                 host: *client.ip(),
                 cipher: HolepunchCipher::new(&keys.handshake_hash),
                 firewall: self.payload.firewall,
-                patient: false,
+                patient: rendezvous.is_some(),
             };
             puncher.expect(dht, now, slot, guest)
         });
@@ -147,12 +170,16 @@ impl Knock {
             remote_id: udx.id,
             connect: if let Way::Connect(socket, to) = way { Some((socket, to)) } else { None },
             punch: punch.map(|(id, _)| id),
+            rendezvous,
         });
         Ok(Admission { answer, meeting })
     }
 
-    fn way(&self, dht: &Dht, local: &[SocketAddrV4]) -> Way {
+    fn way(&self, dht: &Dht, welcome: &Welcome<'_>) -> Way {
         let IncomingHandshake { client, direct, own_address, socket, .. } = self.handshake;
+        if !welcome.direct {
+            return Way::Await;
+        }
         if direct {
             return Way::Connect(socket, client);
         }
@@ -161,15 +188,16 @@ impl Knock {
         }
         let private = self.payload.addresses4.iter().filter(|address| is_private(*address.ip()));
         let private: Vec<_> = private.copied().collect();
-        if client.ip() == own_address.ip() && nearest(local, &private).is_some() {
+        if client.ip() == own_address.ip() && nearest(welcome.local, &private).is_some() {
             return Way::Neighbour;
         }
         if dht.rpc().public_address().is_some() { Way::Await } else { Way::Punch }
     }
 
-    fn reply(&self, dht: &Dht, local: &[SocketAddrV4], stream_id: u32, slot: u64) -> NoisePayload {
+    fn reply(&self, dht: &Dht, welcome: &Welcome<'_>, slot: u64) -> NoisePayload {
         let server = self.handshake.server;
-        let mut payload = introduction(dht, local, stream_id);
+        let Welcome { stream_id, local, relay_through, direct, .. } = *welcome;
+        let mut payload = introduction(dht, local, stream_id, relay_through, direct);
         payload.error = self.error;
         payload.relay_addresses = dht.relay_addresses(server).to_vec();
         if payload.firewall != Firewall::Open {

@@ -67,6 +67,8 @@ struct Serving {
     host: HostId,
     id: ServerId,
     lets_in: bool,
+    relay_through: Option<RelayThrough>,
+    follows: bool,
     puncher: Puncher,
     meetings: Vec<Meeting>,
     knocks: Vec<PublicKey>,
@@ -85,7 +87,16 @@ fn serve(net: &mut Net, host: HostId) -> Serving {
     });
     announced.expect("somebody takes the announcement");
     let puncher = Puncher::new(StdRng::seed_from_u64(8));
-    Serving { host, id, lets_in: true, puncher, meetings: Vec::new(), knocks: Vec::new() }
+    Serving {
+        host,
+        id,
+        lets_in: true,
+        relay_through: None,
+        follows: true,
+        puncher,
+        meetings: Vec::new(),
+        knocks: Vec::new(),
+    }
 }
 
 fn events(net: &mut Net, host: HostId) -> Vec<Event> {
@@ -105,8 +116,14 @@ impl Serving {
                 if !self.lets_in {
                     return dht.answer_handshake(now, id, None);
                 }
-                let admission =
-                    knock.admit(dht, &mut self.puncher, now, &[], SERVER_STREAM).unwrap();
+                let welcome = Welcome {
+                    stream_id: SERVER_STREAM,
+                    local: &[],
+                    relay_through: self.relay_through,
+                    follow: self.follows,
+                    direct: true,
+                };
+                let admission = knock.admit(dht, &mut self.puncher, now, welcome).unwrap();
                 dht.answer_handshake(now, id, Some(admission.answer));
                 self.meetings.extend(admission.meeting);
             });
@@ -122,6 +139,8 @@ fn begin(net: &mut Net, host: HostId, server: PublicKey, relays: Vec<SocketAddrV
         stream_id: CLIENT_STREAM,
         relays,
         local: Vec::new(),
+        relay_through: None,
+        direct: true,
     };
     net.with(host, |dht, now| Dial::new(dht, now, spec).unwrap())
 }
@@ -219,6 +238,50 @@ fn two_hidden_peers_are_to_punch_a_hole() {
 }
 
 #[test]
+fn two_hidden_peers_meet_at_the_relay_that_one_of_them_names() {
+    let through = |n| RelayThrough { public_key: pair(n).public_key(), token: [n; 32] };
+    for (ours, theirs, at) in [(Some(3), None, 3), (None, Some(4), 4), (Some(3), Some(4), 4)] {
+        let mut net = network();
+        let host = join(&mut net, Role::Adaptive, true);
+        let mut server = serve(&mut net, host);
+        server.relay_through = theirs.map(through);
+        let client = join(&mut net, Role::Adaptive, true);
+        let spec = DialSpec {
+            key_pair: pair(1),
+            server: pair(SERVER).public_key(),
+            ephemeral: pair(101),
+            stream_id: CLIENT_STREAM,
+            relays: Vec::new(),
+            local: Vec::new(),
+            relay_through: ours.map(through),
+            direct: true,
+        };
+        let dial = net.with(client, |dht, now| Dial::new(dht, now, spec).unwrap());
+        let (outcome, _) = run(&mut net, client, dial, Some(&mut server), |_, _, _| {});
+        let met = outcome.unwrap().rendezvous.unwrap();
+        let meeting = server.meetings.pop().unwrap();
+        let expected = meeting.rendezvous.unwrap();
+        assert_eq!((met.relay, met.pair.token), (pair(at).public_key(), [at; 32]));
+        assert_eq!((expected.relay, expected.pair.token), (met.relay, met.pair.token));
+        assert_ne!(met.is_ours(), expected.is_ours());
+        assert!(meeting.punch.is_some(), "a direct path is looked for all the same");
+    }
+}
+
+#[test]
+fn no_relay_is_met_at_where_the_client_can_be_reached() {
+    let mut net = network();
+    let host = join(&mut net, Role::Adaptive, true);
+    let mut server = serve(&mut net, host);
+    server.relay_through = Some(RelayThrough { public_key: pair(3).public_key(), token: [3; 32] });
+    let client = join(&mut net, Role::Persistent, false);
+    let answered = dial(&mut net, client, &mut server).unwrap();
+    assert_eq!(answered.rendezvous, None);
+    let meeting = server.meetings.pop().unwrap();
+    assert!(meeting.rendezvous.is_none() && meeting.connect.is_some());
+}
+
+#[test]
 fn nobody_is_found_under_an_unknown_key() {
     let mut net = network();
     let client = join(&mut net, Role::Adaptive, true);
@@ -251,6 +314,8 @@ fn a_key_that_is_no_point_is_refused_at_once() {
         stream_id: CLIENT_STREAM,
         relays: Vec::new(),
         local: Vec::new(),
+        relay_through: None,
+        direct: true,
     };
     let refused = net.with(HostId::nth(1), |dht, now| Dial::new(dht, now, spec).map(drop));
     assert!(matches!(refused, Err(DialError::Handshake(_))), "{refused:?}");

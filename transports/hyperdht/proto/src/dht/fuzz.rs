@@ -17,7 +17,7 @@ use super::{
     router::{HandshakeAnswer, MAX_HANDSHAKES},
 };
 use crate::{
-    connect::{Knock, Puncher},
+    connect::{Knock, Puncher, Welcome},
     fuzz::epoch,
     handshake::{HolepunchCipher, HolepunchPayload},
     hash::{Namespace, hash},
@@ -342,7 +342,14 @@ impl World {
         let id = incoming.id;
         let answer = Knock::read(incoming, &pair(1), pair(5)).ok().and_then(|knock| {
             let local = [SocketAddrV4::new([10, 0, 0, 1].into(), NODE.port())];
-            knock.admit(&mut self.dht, &mut self.puncher, self.now, &local, 7).ok()
+            let welcome = Welcome {
+                stream_id: 7,
+                local: &local,
+                relay_through: None,
+                follow: true,
+                direct: true,
+            };
+            knock.admit(&mut self.dht, &mut self.puncher, self.now, welcome).ok()
         });
         let answer = answer.map(|admission| admission.answer);
         if let (Some(HandshakeAnswer { noise, .. }), Some(initiator)) = (&answer, initiator)

@@ -96,6 +96,8 @@ pub struct StreamInfo {
     pub acknowledged: u64,
     /// Where packets go, once connected.
     pub path: Option<Path>,
+    /// Whether anything has come over a path that it was moved to.
+    pub path_answers: bool,
     /// What it has done so far.
     pub counts: StreamCounts,
 }
@@ -187,6 +189,8 @@ pub(crate) struct Remote {
 /// What has come over a stream's new path.
 #[derive(Debug, Clone, Copy)]
 struct Moved {
+    /// Whether there was any packet.
+    answers: bool,
     /// The lowest number among its packets that may not be here in order yet.
     first: Option<u64>,
 }
@@ -280,7 +284,7 @@ impl Stream {
             return Err(CallError::NotConnected);
         }
         self.remote = Some(remote);
-        self.moved = Some(Moved { first: None });
+        self.moved = Some(Moved { answers: false, first: None });
         self.timers.sent_at = now;
         self.mtu.restart(remote.path.peer);
         self.in_flight.forget_probes();
@@ -501,6 +505,7 @@ impl Stream {
             unacknowledged: self.buffer.len(),
             acknowledged: self.buffer.start(),
             path: self.remote.map(|remote| remote.path),
+            path_answers: self.moved.is_none_or(|moved| moved.answers),
             counts: self.counts,
         }
     }

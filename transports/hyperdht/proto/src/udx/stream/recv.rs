@@ -51,6 +51,7 @@ impl Stream {
     pub(crate) fn on_arrival(&mut self, from: Path, header: &Header) {
         let Some(moved) = &mut self.moved else { return };
         let new_path = self.remote.is_some_and(|remote| remote.path == from);
+        moved.answers |= new_path;
         let next = self.reassembly.next();
         let mut confirmed = new_path && header.flags.contains(Flags::MESSAGE);
         if new_path && header.flags.intersects(Flags::DATA.with(Flags::END)) {
