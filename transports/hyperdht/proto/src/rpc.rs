@@ -60,7 +60,8 @@ pub use self::{
     message::{MAX_CLOSER_NODES, Message, MessageError, Reply, Request},
     nat::NatSampler,
     node::{
-        Ask, MAX_DELAYED_PINGS, MAX_EVENTS, MAX_PING_DELAY, MAX_TRANSMITS, ReplyOptions, Rpc, Stats,
+        Ask, MAX_DATAGRAM, MAX_DELAYED_PINGS, MAX_EVENTS, MAX_PING_DELAY, MAX_TRANSMITS,
+        ReplyOptions, Rpc, Stats,
     },
     query::{Commit, CommitResult, QueryError, QueryId, QueryReport, QuerySpec},
     requests::{RequestError, RequestId},

@@ -145,16 +145,16 @@ impl Knock {
         let own = welcome.relay_through.filter(|_| needed);
         let theirs = self.payload.relay_through.filter(|_| needed && welcome.follow);
         let rendezvous = Rendezvous::of_server(own, theirs, welcome.stream_id);
-        let IncomingHandshake { server, client, .. } = self.handshake;
+        let IncomingHandshake { server, account, .. } = self.handshake;
         let punches = self.error == ErrorCode::None && matches!(way, Way::Neighbour | Way::Punch);
-        let slot = punches.then(|| puncher.free_slot(*client.ip())).flatten();
+        let slot = punches.then(|| puncher.free_slot(account)).flatten();
         let welcome = Welcome { relay_through: own, ..welcome };
         let payload = self.reply(dht, &welcome, slot.unwrap_or(NO_SLOT));
         let (noise, keys) = self.responder.send(&payload.encode())?;
         let punch = slot.map(|slot| {
             let guest = Guest {
                 server,
-                host: *client.ip(),
+                host: account,
                 cipher: HolepunchCipher::new(&keys.handshake_hash),
                 firewall: self.payload.firewall,
                 patient: rendezvous.is_some(),

@@ -96,6 +96,11 @@ impl Announcer {
         }
     }
 
+    /// See [`Dht::is_relay`].
+    pub(super) fn is_relay(&self, addr: SocketAddrV4) -> bool {
+        self.cycles.iter().any(|cycle| cycle.contains(&addr))
+    }
+
     fn current(&self) -> impl Iterator<Item = SocketAddrV4> {
         self.cycles.front().into_iter().flatten().copied()
     }
@@ -123,8 +128,7 @@ impl Dht {
 
     /// Whether `addr` passes handshakes on to a server of ours, or did so in the last two cycles.
     pub fn is_relay(&self, server: ServerId, addr: SocketAddrV4) -> bool {
-        let announcer = self.announcers.get(&server);
-        announcer.is_some_and(|announcer| announcer.cycles.iter().any(|c| c.contains(&addr)))
+        self.announcers.get(&server).is_some_and(|announcer| announcer.is_relay(addr))
     }
 
     /// Announces all servers again: the network interfaces have changed.

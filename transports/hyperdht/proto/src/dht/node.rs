@@ -372,7 +372,14 @@ impl Dht {
 
     fn on_request(&mut self, now: Instant, request: &IncomingRequest) {
         let routed = match request.command {
-            commands::PEER_HANDSHAKE => self.router.on_handshake(now, request),
+            commands::PEER_HANDSHAKE => {
+                let announcers = &self.announcers;
+                let is_relay = |server| {
+                    let announcer = announcers.get(&server);
+                    announcer.is_some_and(|announcer| announcer.is_relay(request.from.addr))
+                };
+                self.router.on_handshake(now, request, is_relay)
+            }
             commands::PEER_HOLEPUNCH => self.router.on_holepunch(now, request),
             _ => return self.on_store_request(now, request),
         };

@@ -41,6 +41,10 @@ pub struct IncomingHandshake {
     pub noise: Bytes,
     /// The client, as the node that passed it on saw it, or as we see it.
     pub client: SocketAddrV4,
+    /// The host on whose account it goes: it is the last that is known to have sent it. The client's
+    /// own, when it wrote to us or to a node at which the server is announced. Another node's word
+    /// for who the client is could be anything, and that node answers for it.
+    pub account: Ipv4Addr,
     /// Whether the client itself wrote to us.
     pub direct: bool,
     /// Our address as the sender knows it.
@@ -162,6 +166,14 @@ impl Way {
         }
     }
 
+    /// Whoever wrote to the node that wrote to us, whose word that is.
+    const fn as_seen_by_relay(self) -> Option<SocketAddrV4> {
+        match self {
+            Self::Direct => None,
+            Self::Relayed { client: from } | Self::TwiceRelayed { first: from, .. } => Some(from),
+        }
+    }
+
     fn back(self, request: &IncomingRequest, answer: &HandshakeAnswer) -> Option<Routed> {
         let hop = |mode, peer| HandshakeHop::new(mode, answer.noise.clone(), peer).encode();
         let to = match self {
@@ -225,11 +237,13 @@ impl Router {
         self.forwards.value(now, target).map(|forward| forward.relay)
     }
 
-    /// Passes a handshake on, or takes it in.
+    /// Passes a handshake on, or takes it in; `is_relay` says whether its sender is a node at which
+    /// that server is announced.
     pub(super) fn on_handshake(
         &mut self,
         now: Instant,
         request: &IncomingRequest,
+        is_relay: impl FnOnce(ServerId) -> bool,
     ) -> Option<Routed> {
         let hop = HandshakeHop::decode(request.value.as_ref()?)?;
         if hop.noise.is_empty() {
@@ -239,7 +253,7 @@ impl Router {
         if let Some(target) = &target
             && let Some(server) = self.servers.get(target).map(|server| server.id)
         {
-            return self.take_in(now, server, target, request, hop);
+            return self.take_in(now, server, target, request, hop, is_relay(server));
         }
         let forward = target.and_then(|target| self.forward(now, &target));
         pass_on(hop, request.from.addr, forward)
@@ -322,6 +336,7 @@ impl Router {
         target: &Target,
         request: &IncomingRequest,
         hop: HandshakeHop,
+        by_relay: bool,
     ) -> Option<Routed> {
         let way = Way::of(&hop)?;
         self.forget_handshakes(now);
@@ -338,12 +353,15 @@ impl Router {
             };
         }
         let client = way.client().unwrap_or(request.from.addr);
-        let id = self.remember(now, key, *client.ip(), (request.clone(), way))?;
+        let from = request.from.addr;
+        let account = if by_relay { way.as_seen_by_relay().unwrap_or(from) } else { from };
+        let id = self.remember(now, key, *account.ip(), (request.clone(), way))?;
         Some(Routed::Handshake(IncomingHandshake {
             id,
             server,
             noise: hop.noise,
             client,
+            account: *account.ip(),
             direct: way.client().is_none(),
             own_address: request.to,
             socket: request.socket,
@@ -402,7 +420,7 @@ impl Router {
 /// client try again a second later.
 pub(super) const MAX_HANDSHAKES: usize = 1024;
 
-/// How many of them may come from one host.
+/// How many of them may go on one host's [account](IncomingHandshake::account).
 pub(super) const MAX_HANDSHAKES_PER_HOST: usize = 256;
 
 /// Ways on which one handshake comes before it is answered. A client uses up to three nodes and
@@ -475,6 +493,11 @@ mod tests {
         }
     }
 
+    /// What comes in from nodes at which the server is announced.
+    fn relayed(router: &mut Router, now: Instant, request: &IncomingRequest) -> Option<Routed> {
+        router.on_handshake(now, request, |_| true)
+    }
+
     fn serving() -> Router {
         let mut router = Router::new(epoch());
         router.add_server(TARGET, ServerId(0), Bytes::new());
@@ -495,23 +518,23 @@ mod tests {
     #[test]
     fn copies_of_a_handshake_are_one_and_all_get_its_answer() {
         let (mut router, now) = (serving(), epoch());
-        let id = taken_in(router.on_handshake(now, &from_relay(1, NOISE, addr(9))));
-        assert_eq!(router.on_handshake(now, &from_relay(2, NOISE, addr(9))), None);
+        let id = taken_in(relayed(&mut router, now, &from_relay(1, NOISE, addr(9))));
+        assert_eq!(relayed(&mut router, now, &from_relay(2, NOISE, addr(9))), None);
         let back = router.answer_handshake(now, id, Some(answer()));
         let to: Vec<_> = back.iter().map(|(request, _)| request.from.addr).collect();
         assert_eq!(to, [addr(1), addr(2)]);
-        let late = router.on_handshake(now, &from_relay(3, NOISE, addr(9)));
+        let late = relayed(&mut router, now, &from_relay(3, NOISE, addr(9)));
         assert!(matches!(late, Some(Routed::Relay { to, .. }) if to == addr(3)));
         let later = now + REMEMBERED;
-        taken_in(router.on_handshake(later, &from_relay(1, NOISE, addr(9))));
+        taken_in(relayed(&mut router, later, &from_relay(1, NOISE, addr(9))));
     }
 
     #[test]
     fn a_refused_handshake_stays_silent_in_every_copy() {
         let (mut router, now) = (serving(), epoch());
-        let id = taken_in(router.on_handshake(now, &from_relay(1, NOISE, addr(9))));
+        let id = taken_in(relayed(&mut router, now, &from_relay(1, NOISE, addr(9))));
         assert_eq!(router.answer_handshake(now, id, None), []);
-        assert_eq!(router.on_handshake(now, &from_relay(2, NOISE, addr(9))), None);
+        assert_eq!(relayed(&mut router, now, &from_relay(2, NOISE, addr(9))), None);
     }
 
     #[test]
@@ -521,19 +544,49 @@ mod tests {
         for n in 0..2000_u32 {
             let noise = Bytes::copy_from_slice(&n.to_le_bytes());
             let request = from_relay(1, noise, addr(9));
-            taken += usize::from(router.on_handshake(now, &request).is_some());
+            taken += usize::from(relayed(&mut router, now, &request).is_some());
         }
         assert_eq!(taken, MAX_HANDSHAKES_PER_HOST);
         for n in 0..2000_u32 {
             let noise = Bytes::copy_from_slice(&n.to_be_bytes());
-            router.on_handshake(now, &from_relay(1, noise, addr(100 + n)));
+            relayed(&mut router, now, &from_relay(1, noise, addr(100 + n)));
         }
         assert_eq!(router.handshakes.len(), MAX_HANDSHAKES);
         assert_eq!(router.by_noise.len(), MAX_HANDSHAKES);
         assert_eq!(router.by_host[addr(9).ip()], MAX_HANDSHAKES_PER_HOST);
         let later = now + ABANDONED;
-        taken_in(router.on_handshake(later, &from_relay(1, NOISE, addr(9))));
+        taken_in(relayed(&mut router, later, &from_relay(1, NOISE, addr(9))));
         assert_eq!((router.handshakes.len(), router.by_host.len(), router.by_end.len()), (1, 1, 1));
+    }
+
+    #[test]
+    fn a_stranger_that_names_many_clients_pays_for_them_itself() {
+        let (mut router, now) = (serving(), epoch());
+        let shake = |from: u32, n: u32, mode| {
+            let noise = Bytes::copy_from_slice(&[from, n].map(u32::to_le_bytes).concat());
+            let mut request = from_relay(from, noise.clone(), addr(1000 + n));
+            let hop = HandshakeHop {
+                relay_address: Some(addr(70)),
+                ..HandshakeHop::new(mode, noise, Some(addr(1000 + n)))
+            };
+            request.value = Some(hop.encode());
+            request
+        };
+        let mut taken = |from, mode, is_relay: bool| {
+            let shakes = (0..2000).map(|n| shake(from, n, mode));
+            let routed = shakes.map(|request| router.on_handshake(now, &request, |_| is_relay));
+            let accounts = routed.flatten().filter_map(|routed| {
+                if let Routed::Handshake(taken) = routed { Some(taken.account) } else { None }
+            });
+            accounts.collect::<Vec<_>>()
+        };
+        let on = |host: u32| vec![*addr(host).ip(); MAX_HANDSHAKES_PER_HOST];
+        assert_eq!(taken(50, Mode::FromRelay, false), on(50));
+        assert_eq!(taken(51, Mode::FromSecondRelay, false), on(51));
+        // A node of ours tells the truth about who wrote to it, which is not the client here.
+        assert_eq!(taken(1, Mode::FromSecondRelay, true), on(70));
+        // There is room left for the clients of that node.
+        assert_eq!(taken(1, Mode::FromRelay, true).len(), MAX_HANDSHAKES - 3 * on(0).len());
     }
 
     #[test]
@@ -544,13 +597,13 @@ mod tests {
             let to = Some(text.parse().unwrap());
             let hop = HandshakeHop::new(Mode::FromServer, NOISE, to);
             request.value = Some(hop.encode());
-            assert_eq!(router.on_handshake(epoch(), &request), None);
+            assert_eq!(router.on_handshake(epoch(), &request, |_| false), None);
             let hop = HandshakeHop {
                 relay_address: to,
                 ..HandshakeHop::new(Mode::FromClient, NOISE, None)
             };
             request.value = Some(hop.encode());
-            assert_eq!(router.on_handshake(epoch(), &request), None);
+            assert_eq!(router.on_handshake(epoch(), &request, |_| false), None);
         }
     }
 }

@@ -508,6 +508,34 @@ mod tests {
     }
 
     #[test]
+    fn mutable_values_are_taken_from_their_owner_only() {
+        let mut bench = Bench::new();
+        let target = pair(1).public_key().target();
+        let put = |owner: &KeyPair, record: MutableRecord| {
+            Some(MutablePut { public_key: owner.public_key(), record }.encode())
+        };
+        let genuine = MutableRecord::sign(&pair(1), 2, "b".into());
+        // Somebody else's signature, another number or value under a good one, and somebody else's
+        // record in the owner's place.
+        let forgeries = [
+            put(&pair(1), MutableRecord::sign(&pair(2), 2, "b".into())),
+            put(&pair(1), MutableRecord { seq: 3, ..genuine.clone() }),
+            put(&pair(1), MutableRecord { value: "c".into(), ..genuine.clone() }),
+            put(&pair(2), MutableRecord::sign(&pair(2), 3, "c".into())),
+            None,
+        ];
+        for forged in forgeries.clone() {
+            assert_eq!(bench.ask(commands::MUTABLE_PUT, target, forged), Answer::Silence);
+        }
+        assert_eq!(bench.ask(commands::MUTABLE_PUT, target, put(&pair(1), genuine.clone())), PUT);
+        for forged in forgeries {
+            assert_eq!(bench.ask(commands::MUTABLE_PUT, target, forged), Answer::Silence);
+        }
+        let stored = bench.ask(commands::MUTABLE_GET, target, Some(Bytes::from_static(&[0])));
+        assert_eq!(stored, Answer::Reply(Some(genuine.encode()), ReplyOptions::FULL));
+    }
+
+    #[test]
     fn immutable_values_are_kept_under_their_hash_only() {
         let mut bench = Bench::new();
         let value = Bytes::from_static(b"value");

@@ -318,7 +318,13 @@ pub const MAX_DELAYED_PINGS: usize = 1024;
 /// The longest delay of a ping.
 pub const MAX_PING_DELAY: Duration = Duration::from_secs(10);
 
-/// Replies that wait for [`Rpc::poll_transmit`], of at most 64 KiB each but rarely over 200 bytes.
+/// The longest datagram that is read, in bytes: as much as Node's nodes take in (`udx-native` 1.21,
+/// tried out). It bounds what a node stores for others, and so what its answers to strangers are
+/// longer than their questions.
+pub const MAX_DATAGRAM: usize = 2048;
+
+/// Replies that wait for [`Rpc::poll_transmit`], of about [`MAX_DATAGRAM`] each at most but rarely over
+/// 200 bytes.
 /// More are dropped, as a full socket buffer drops them.
 pub const MAX_TRANSMITS: usize = 4096;
 

@@ -41,7 +41,7 @@ pub(super) struct ServerPunch {
 pub(in crate::connect) struct Guest {
     /// The server that it wants.
     pub(in crate::connect) server: ServerId,
-    /// Where it is, as the node that passed its handshake on saw it.
+    /// The host on whose [account](crate::dht::IncomingHandshake::account) it goes.
     pub(in crate::connect) host: Ipv4Addr,
     pub(in crate::connect) cipher: HolepunchCipher,
     /// What it says about itself.

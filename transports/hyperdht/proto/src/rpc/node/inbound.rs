@@ -13,7 +13,7 @@ use super::{
         ERROR_INVALID_TOKEN, ERROR_UNKNOWN_COMMAND, Event, IncomingRequest, Message, NodeId, Peer,
         Reply, Request, Response, SocketId, Target, Transmit, commands, table::K,
     },
-    MAX_DELAYED_PINGS, MAX_EVENTS, MAX_PING_DELAY, Rpc,
+    MAX_DATAGRAM, MAX_DELAYED_PINGS, MAX_EVENTS, MAX_PING_DELAY, Rpc,
 };
 
 /// How a reply differs from the ordinary.
@@ -49,7 +49,8 @@ struct Asker {
 }
 
 impl Rpc {
-    /// Takes in a datagram that arrived on `socket`. What is not for DHT RPC is ignored.
+    /// Takes in a datagram that arrived on `socket`. What is not for DHT RPC, or longer than
+    /// [`MAX_DATAGRAM`], is ignored.
     pub fn handle_datagram(
         &mut self,
         now: Instant,
@@ -57,7 +58,7 @@ impl Rpc {
         from: SocketAddrV4,
         datagram: &[u8],
     ) {
-        if from.port() == 0 {
+        if from.port() == 0 || datagram.len() > MAX_DATAGRAM {
             return;
         }
         if socket == SocketId::Server {

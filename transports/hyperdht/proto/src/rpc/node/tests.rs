@@ -245,6 +245,21 @@ fn a_wrong_token_is_refused_with_a_good_one() {
 }
 
 #[test]
+fn a_datagram_longer_than_the_reference_reads_is_met_with_silence() {
+    let mut rpc = lonely(false);
+    let of_len = |len: usize| {
+        let find = Request { target: Some([2; 32]), ..question(true, commands::FIND_NODE) };
+        let with = |value: usize| Request { value: Some(vec![7; value].into()), ..find.clone() };
+        let head = with(1000).encode().len() - 1000;
+        let request = with(len - head);
+        assert_eq!(request.encode().len(), len);
+        request
+    };
+    assert!(answer(&mut rpc, &of_len(MAX_DATAGRAM)).is_some());
+    assert_eq!(answer(&mut rpc, &of_len(MAX_DATAGRAM + 1)), None);
+}
+
+#[test]
 fn ping_nat_answers_to_the_named_port() {
     let mut rpc = lonely(false);
     let request = Request {
