@@ -6,7 +6,10 @@ use std::{
     fmt, io,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -98,6 +101,7 @@ impl Connection {
             stream,
             out: Mutex::new(out),
             life: Life::new(now),
+            replaced: AtomicBool::new(false),
             socket: Mutex::new(None),
         });
         let ends = Arc::new(Ends { link, _node: Arc::clone(node), tasks: node.tasks() });
@@ -117,6 +121,11 @@ impl Connection {
 
     pub(crate) fn link(&self) -> Weak<Link> {
         Arc::downgrade(&self.sender.ends.link)
+    }
+
+    /// For whoever has to know as long as the connection is in somebody's hands.
+    pub(crate) fn held(&self) -> Held {
+        Held(Arc::downgrade(&self.sender.ends))
     }
 
     /// Waits for the peer's header, which proves that its packets reach us. Cancel-safe.
@@ -272,12 +281,40 @@ impl Drop for Ends {
     }
 }
 
+/// A connection in somebody else's hands.
+#[derive(Debug)]
+pub(crate) struct Held(Weak<Ends>);
+
+impl Held {
+    /// Whether it has neither closed nor been dropped.
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.upgrade().is_some_and(|ends| !ends.link.stream.is_closed())
+    }
+
+    /// Ends it, since another one has taken its place.
+    pub(crate) fn replace(&self) {
+        if let Some(ends) = self.0.upgrade() {
+            ends.link.replaced.store(true, Ordering::Relaxed);
+            ends.link.destroy();
+        }
+    }
+
+    /// Has the peer asked whether it is still there.
+    pub(crate) fn doubt(&self) {
+        if let Some(ends) = self.0.upgrade() {
+            ends.link.doubt();
+        }
+    }
+}
+
 /// A connection without its ends: what keeps it alive needs to know.
 pub(crate) struct Link {
     peer: PublicKey,
     stream: UdxStream,
     out: Mutex<Out>,
     life: Life,
+    /// Whether another connection has taken its place.
+    replaced: AtomicBool,
     /// The socket that the stream runs over, if it is one for crossing NATs.
     socket: Mutex<Option<Arc<PoolSocket>>>,
 }
@@ -360,6 +397,10 @@ impl Link {
         self.stream.destroy();
     }
 
+    fn is_replaced(&self) -> bool {
+        self.replaced.load(Ordering::Relaxed)
+    }
+
     /// Why the stream has closed.
     fn ended(&self, error: udx::StreamError) -> ConnectionError {
         match error {
@@ -367,6 +408,7 @@ impl Link {
             udx::StreamError::TimedOut => ConnectionError::TimedOut,
             udx::StreamError::Destroyed if self.life.is_dead() => ConnectionError::TimedOut,
             udx::StreamError::FrameTooLong => ConnectionError::FrameTooLong,
+            udx::StreamError::Destroyed if self.is_replaced() => ConnectionError::Replaced,
             udx::StreamError::Destroyed | _ => ConnectionError::Closed,
         }
     }
@@ -378,6 +420,8 @@ impl Link {
             ConnectionError::Reset
         } else if kind == io::ErrorKind::TimedOut || self.life.is_dead() {
             ConnectionError::TimedOut
+        } else if self.is_replaced() {
+            ConnectionError::Replaced
         } else if kind == io::ErrorKind::ConnectionAborted {
             ConnectionError::Closed
         } else {
@@ -457,6 +501,10 @@ pub enum ConnectionError {
     /// Our side has given it up.
     #[error("connection closed")]
     Closed,
+    /// Another connection with the peer has taken its place; see
+    /// [`ConnectionPool`](crate::ConnectionPool).
+    #[error("another connection with the peer has taken the place of this one")]
+    Replaced,
     /// Our side has ended its direction before.
     #[error("the connection has been ended")]
     Ended,

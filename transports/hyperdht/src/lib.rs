@@ -6,8 +6,9 @@
 //! destination another port, and until a hole is open, peers meet at a [relay] that one of them
 //! [names](NodeOptions::relays).
 //!
-//! It is no [hyperswarm](https://github.com/holepunchto/hyperswarm): it does not keep connections to
-//! all who announce a topic. IPv4 only, as the network is.
+//! [`ConnectionPool`] keeps one connection to each peer of those that the two sides dial. It is no
+//! [hyperswarm](https://github.com/holepunchto/hyperswarm): it does not keep connections to all who
+//! announce a topic. IPv4 only, as the network is.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -37,6 +38,7 @@
 pub mod connection;
 pub mod nat;
 pub mod node;
+mod pool;
 pub mod relay;
 pub mod socket;
 mod testnet;
@@ -54,6 +56,7 @@ pub use hyperdht_proto::{
 pub use self::{
     connection::Connection,
     node::{Bootstrap, Node, NodeOptions, Role, Server},
+    pool::ConnectionPool,
     testnet::Testnet,
     transport::{HyperDht, public_key},
 };

@@ -239,7 +239,9 @@ impl From<ConnectionError> for TransportError {
     fn from(error: ConnectionError) -> Self {
         match error {
             ConnectionError::Reset | ConnectionError::TimedOut => closed(ClosedBy::Peer),
-            ConnectionError::Closed | ConnectionError::Ended => closed(ClosedBy::Local),
+            ConnectionError::Closed | ConnectionError::Ended | ConnectionError::Replaced => {
+                closed(ClosedBy::Local)
+            }
             ConnectionError::TooLong(_) => {
                 Self::Misuse { reason: "the message is longer than a session carries" }
             }
@@ -256,7 +258,7 @@ impl From<ConnectionError> for TransportError {
 impl From<ConnectError> for TransportError {
     fn from(error: ConnectError) -> Self {
         match error {
-            ConnectError::Stopped => closed(ClosedBy::Local),
+            ConnectError::Stopped | ConnectError::Duplicate => closed(ClosedBy::Local),
             // Nobody holds a key that is no usable point.
             ConnectError::Dial(DialError::NotFound | DialError::Handshake(_)) => Self::NotFound,
             ConnectError::Dial(DialError::Incompatible | DialError::Malformed) => {
@@ -291,7 +293,7 @@ impl From<ListenError> for TransportError {
 impl From<AcceptError> for TransportError {
     fn from(error: AcceptError) -> Self {
         match error {
-            AcceptError::Stopped => closed(ClosedBy::Local),
+            AcceptError::Stopped | AcceptError::Duplicate => closed(ClosedBy::Local),
             AcceptError::Gone | AcceptError::Incompatible => closed(ClosedBy::Peer),
             AcceptError::Broken(error) => error.into(),
             AcceptError::TooManyStreams => Self::Other { transport: NAME, source: Box::new(error) },

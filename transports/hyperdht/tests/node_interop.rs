@@ -13,12 +13,12 @@ use std::{
 use bytes::Bytes;
 use hyperdht_proto::rpc::{Message, Reply, Request};
 use hyperdht_rs::{
-    Bootstrap, Connection, KeyPair, Node, NodeOptions, PublicKey, Testnet,
+    Bootstrap, Connection, ConnectionPool, KeyPair, Node, NodeOptions, PublicKey, Testnet,
     node::{ConnectError, Server},
 };
 use sha2::{Digest, Sha256};
 use tokio::{
-    io::{AsyncBufReadExt, BufReader, Lines},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     net::UdpSocket,
     process::{Child, ChildStdin, ChildStdout, Command},
     time::timeout,
@@ -70,6 +70,29 @@ async fn a_node_server_that_refuses_us_is_unreachable() {
     let refused = net.join().await.connect(&pair(1), key).await.unwrap_err();
     assert_eq!(refused.to_string(), "the server did not answer");
     assert_eq!(peer.line().await, format!("refused {}", hex(pair(1).public_key())));
+}
+
+#[tokio::test]
+async fn of_two_dials_that_cross_node_and_we_keep_the_same() {
+    // Two keys of ours that are less than Node's, and two that are greater.
+    for seed in [20, 23, 21, 26] {
+        let Some(net) = Network::theirs().await else { return };
+        let own = pair(seed);
+        let ours = own.public_key();
+        let pool = ConnectionPool::new(&net.join().await, own);
+        let mut server = pool.listen().await.unwrap();
+        let mut peer = net.peer("pool", &[&"18".repeat(32), &hex(ours)]);
+        let theirs = peer.key("listening").await;
+        peer.write_line("dial").await;
+        assert_eq!(peer.line().await, "dialling");
+        // Ours begins before the other is taken in.
+        let taking = tokio::spawn(async move { server.accept().await.unwrap().accept().await });
+        let dialled = pool.connect(theirs).await;
+        let mut kept =
+            if ours < theirs { dialled.unwrap() } else { taking.await.unwrap().unwrap() };
+        echo(&mut kept, 1000).await;
+        assert!(pool.contains(&theirs));
+    }
 }
 
 #[tokio::test]
@@ -357,7 +380,7 @@ fn wanted() -> Option<()> {
 /// A run of `hyperdht-peer.mjs`; killed when dropped.
 struct NodePeer {
     lines: Lines<BufReader<ChildStdout>>,
-    _stdin: ChildStdin,
+    stdin: ChildStdin,
     _process: Child,
 }
 
@@ -372,11 +395,15 @@ impl NodePeer {
             .spawn()
             .unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        Self { lines, _stdin: process.stdin.take().unwrap(), _process: process }
+        Self { lines, stdin: process.stdin.take().unwrap(), _process: process }
     }
 
     async fn line(&mut self) -> String {
         timeout(PATIENCE, self.lines.next_line()).await.unwrap().unwrap().unwrap()
+    }
+
+    async fn write_line(&mut self, line: &str) {
+        self.stdin.write_all(format!("{line}\n").as_bytes()).await.unwrap();
     }
 
     /// The key behind this word.

@@ -408,6 +408,9 @@ pub enum ConnectError {
     /// Too many dials or streams at once.
     #[error("too many dials at once")]
     TooMany,
+    /// There is a connection with the peer already; see [`ConnectionPool`](crate::ConnectionPool).
+    #[error("there is a connection with the peer already")]
+    Duplicate,
     /// The node has stopped.
     #[error("the node has stopped")]
     Stopped,

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     connection::{Connection, ConnectionError},
+    pool::ConnectionPool,
     udx::UdxStream,
 };
 
@@ -36,6 +37,7 @@ pub struct Server {
     id: ServerId,
     public_key: PublicKey,
     knocks: mpsc::Receiver<Knock>,
+    pool: Option<ConnectionPool>,
 }
 
 impl Server {
@@ -69,9 +71,16 @@ impl Server {
             state.doors.insert(id, door);
             Ok(id)
         });
-        let server = Self { shared: Arc::clone(shared), id: opened?, public_key, knocks };
+        let server =
+            Self { shared: Arc::clone(shared), id: opened?, public_key, knocks, pool: None };
         is_announced.await.map_err(|_| ListenError::Stopped)?;
         Ok(server)
+    }
+
+    /// Has a pool decide about connections that have opened.
+    pub(crate) fn pooled(mut self, pool: ConnectionPool) -> Self {
+        self.pool = Some(pool);
+        self
     }
 
     /// The key under which it is reached.
@@ -96,7 +105,8 @@ impl Server {
             () = self.shared.lifetime.closing().cancelled() => return None,
             knock = self.knocks.recv() => knock?,
         };
-        Some(Incoming { shared: Arc::clone(&self.shared), knock: Some(knock) })
+        let (shared, pool) = (Arc::clone(&self.shared), self.pool.clone());
+        Some(Incoming { shared, knock: Some(knock), pool })
     }
 
     /// Ends the announcement, and waits until the nodes that hold it were told. Cancel-safe: what was
@@ -121,6 +131,7 @@ impl Drop for Server {
 pub struct Incoming {
     shared: Arc<Shared>,
     knock: Option<Knock>,
+    pool: Option<ConnectionPool>,
 }
 
 impl Incoming {
@@ -149,6 +160,10 @@ impl Incoming {
         if let Err(error) = opened {
             link.destroy();
             return Err(error);
+        }
+        if self.pool.as_ref().is_some_and(|pool| !pool.admit(&connection)) {
+            connection.held().replace();
+            return Err(AcceptError::Duplicate);
         }
         shared.core.adopt(&connection);
         Ok(connection)
@@ -406,6 +421,10 @@ pub enum AcceptError {
     /// Too many streams are open.
     #[error("too many streams are open")]
     TooManyStreams,
+    /// There is a connection with the peer already, which stays; see
+    /// [`ConnectionPool`](crate::ConnectionPool).
+    #[error("there is a connection with the peer already")]
+    Duplicate,
     /// The node has stopped.
     #[error("the node has stopped")]
     Stopped,

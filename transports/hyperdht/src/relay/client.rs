@@ -134,6 +134,7 @@ impl From<ConnectionError> for RelayError {
             ConnectionError::Reset
             | ConnectionError::TimedOut
             | ConnectionError::Closed
+            | ConnectionError::Replaced
             | ConnectionError::Ended
             | ConnectionError::TooLong(_) => Self::Closed,
         }

@@ -6,6 +6,9 @@
 //   node hyperdht-peer.mjs dial BOOTSTRAP KEY SIZE...   sends a message of each size and waits for
 //                                                       its echo; prints `echoed SIZE SHA256 MS`
 //   node hyperdht-peer.mjs crowd BOOTSTRAP KEY COUNT    dials as so many nodes at once
+//   node hyperdht-peer.mjs pool BOOTSTRAP SEED KEY      echoes messages, and dials when it reads a line,
+//                                                       all in a pool; prints `listening KEY`,
+//                                                       `dialling`, `open dialled` or `open taken`
 //   node hyperdht-peer.mjs announce BOOTSTRAP TOPIC SEED  prints `announced KEY`
 //   node hyperdht-peer.mjs lookup BOOTSTRAP TOPIC       prints `found KEY...`
 //   node hyperdht-peer.mjs put BOOTSTRAP SEED SEQ TEXT  stores an immutable and a mutable value;
@@ -25,7 +28,7 @@ const node = () => new DHT({ bootstrap: bootstrap.split(','), host: '127.0.0.1' 
 process.stdin.resume()
 process.stdin.on('end', () => process.exit())
 
-const roles = { testnet, serve, refuse, dial, crowd, announce, lookup, put, get }
+const roles = { testnet, serve, refuse, dial, crowd, pool, announce, lookup, put, get }
 await roles[role]()
 
 async function testnet () {
@@ -91,6 +94,22 @@ async function crowd () {
   }
   await Promise.all(nodes.map(one))
   console.log('all', count)
+}
+
+async function pool () {
+  const dht = node()
+  const pool = dht.pool()
+  pool.on('connection', (socket) => {
+    socket.on('data', (data) => socket.write(data))
+    socket.on('error', () => {})
+    console.log('open', socket.isInitiator ? 'dialled' : 'taken')
+  })
+  const keyPair = DHT.keyPair(hex(args[0]))
+  await dht.createServer({ pool }).listen(keyPair)
+  console.log('listening', keyPair.publicKey.toString('hex'))
+  await once(process.stdin, 'data')
+  dht.connect(hex(args[1]), { pool, keyPair }).on('error', () => {})
+  console.log('dialling')
 }
 
 async function announce () {
