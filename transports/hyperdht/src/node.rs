@@ -12,6 +12,7 @@ mod punching;
 mod queries;
 mod relaying;
 mod sockets;
+mod suspension;
 mod task;
 
 use std::{fmt, net::SocketAddr, sync::Arc};

@@ -276,6 +276,7 @@ impl From<ConnectError> for TransportError {
             | ConnectError::HolepunchAborted
             | ConnectError::CannotHolepunch
             | ConnectError::Punch(_)
+            | ConnectError::Suspended
             | ConnectError::TooMany => Self::Unreachable { source: Some(Box::new(error)) },
         }
     }
@@ -293,7 +294,9 @@ impl From<ListenError> for TransportError {
 impl From<AcceptError> for TransportError {
     fn from(error: AcceptError) -> Self {
         match error {
-            AcceptError::Stopped | AcceptError::Duplicate => closed(ClosedBy::Local),
+            AcceptError::Stopped | AcceptError::Suspended | AcceptError::Duplicate => {
+                closed(ClosedBy::Local)
+            }
             AcceptError::Gone | AcceptError::Incompatible => closed(ClosedBy::Peer),
             AcceptError::Broken(error) => error.into(),
             AcceptError::TooManyStreams => Self::Other { transport: NAME, source: Box::new(error) },

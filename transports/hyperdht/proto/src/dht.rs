@@ -116,6 +116,8 @@ pub enum Event {
     /// not, the machine slept. Connections may have died without a word and are to be tried out;
     /// whoever could not be reached may be reached now.
     NetworkChanged,
+    /// From now on the node keeps still, until it is [resumed](Dht::resume).
+    Suspended,
     /// A closed server has been taken back from the network.
     Closed(ServerId),
 }

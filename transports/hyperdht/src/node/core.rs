@@ -15,7 +15,7 @@ use hyperdht_proto::{
     rpc::{self, QueryId, RequestId, Response},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::{
     blind_relays::BlindRelays,
@@ -26,6 +26,7 @@ use super::{
     punching::End,
     queries::QueryEntry,
     sockets::{Inbound, PoolSocket, Sockets},
+    suspension::Activity,
 };
 use crate::{
     connection::{Connection, Link},
@@ -42,6 +43,7 @@ pub(crate) struct Core {
     surroundings: Surroundings,
     relay_key_pair: KeyPair,
     direct: bool,
+    activity: watch::Sender<Activity>,
     /// Tells the task that there are events or an earlier deadline.
     changed: Notify,
 }
@@ -91,6 +93,15 @@ impl State {
         Some(RelayThrough { public_key, token: self.random() })
     }
 
+    /// Ends all connections.
+    pub(super) fn end_links(&mut self) {
+        for link in std::mem::take(&mut self.links).into_values() {
+            if let Some(link) = link.upgrade() {
+                link.destroy();
+            }
+        }
+    }
+
     /// A key pair for one handshake.
     pub(super) fn ephemeral(&mut self) -> KeyPair {
         KeyPair::from_seed(&self.random())
@@ -137,6 +148,7 @@ impl Core {
             relay_key_pair,
             direct: options.direct,
             sockets,
+            activity: watch::Sender::new(Activity::Running),
             changed: Notify::new(),
         };
         Ok((Arc::new(core), inbound, is_ready))
@@ -161,6 +173,10 @@ impl Core {
 
     pub(super) const fn sockets(&self) -> &Sockets {
         &self.sockets
+    }
+
+    pub(super) const fn activity(&self) -> &watch::Sender<Activity> {
+        &self.activity
     }
 
     pub(super) const fn surroundings(&self) -> &Surroundings {
@@ -237,9 +253,16 @@ impl Core {
         })
     }
 
-    /// Has a connection looked after, until it ends.
+    /// Has a connection looked after, until it ends; ends it where the node has been suspended
+    /// meanwhile.
     pub(super) fn adopt(&self, connection: &Connection) {
         self.with(|state, now| {
+            if !self.is_running() {
+                if let Some(link) = connection.link().upgrade() {
+                    link.destroy();
+                }
+                return;
+            }
             let number = state.number();
             state.links.insert((now, number), connection.link());
         });
@@ -264,7 +287,7 @@ impl State {
             Event::Rpc(event) => return self.rpc_event(event),
             Event::Handshake(handshake) => self.knock(now, handshake),
             // The task tells whom it concerns.
-            Event::NetworkChanged => {}
+            Event::NetworkChanged | Event::Suspended => {}
             Event::Announced { server, nodes } => self.announced(server, nodes),
             Event::Closed(server) => self.closed(server),
             Event::Found { .. } | Event::Done { .. } | Event::HandshakeDone { .. } | _ => {

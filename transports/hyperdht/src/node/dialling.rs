@@ -12,7 +12,7 @@ use hyperdht_proto::{
     connect::{
         Answered, Dial, DialEvent, DialSpec, FIRST_PACKET_WAIT, Invitation, Plan, PunchError,
     },
-    dht::Event,
+    dht::{Dht, Event},
     keys::{KeyPair, PublicKey},
     rpc,
 };
@@ -39,6 +39,12 @@ use crate::{
 pub(super) struct DialEntry {
     dial: Dial,
     answer: Option<oneshot::Sender<Result<Box<Answered>, DialError>>>,
+}
+
+impl DialEntry {
+    pub(super) fn cancel(&mut self, dht: &mut Dht, now: Instant) {
+        self.dial.cancel(dht, now);
+    }
 }
 
 type Answer = Result<Box<Answered>, DialError>;
@@ -74,7 +80,7 @@ async fn dial(
     mut reply: oneshot::Sender<Result<Connection, ConnectError>>,
 ) {
     let core = &shared.core;
-    let closing = shared.lifetime.closing();
+    let mut interruption = pin!(shared.interruption());
     let begun = core.begin_dial(key_pair, server, ways);
     let (number, stream, gate, mut answer) = match begun {
         Ok(begun) => begun,
@@ -82,9 +88,9 @@ async fn dial(
     };
     let answered = tokio::select! {
         biased;
-        () = closing.cancelled() => {
+        interruption = &mut interruption => {
             core.end_dial(number);
-            return drop(reply.send(Err(ConnectError::Stopped)));
+            return drop(reply.send(Err(interruption.into())));
         }
         () = reply.closed() => {
             core.abandon_dial(number);
@@ -106,7 +112,7 @@ async fn dial(
     let link = connection.share();
     let met = tokio::select! {
         biased;
-        () = closing.cancelled() => Err(ConnectError::Stopped),
+        interruption = &mut interruption => Err(interruption.into()),
         () = reply.closed() => return part(core, link.stream(), &gate, Ok(Ok(answered))).await,
         met = meet(&shared, &mut connection, &gate, &answered, ways) => met,
     };
@@ -296,6 +302,9 @@ impl Core {
             if state.closing {
                 return Err(ConnectError::Stopped);
             }
+            if !self.is_running() {
+                return Err(ConnectError::Suspended);
+            }
             if state.dials.len() >= MAX_DIALS {
                 return Err(ConnectError::TooMany);
             }
@@ -411,6 +420,9 @@ pub enum ConnectError {
     /// There is a connection with the peer already; see [`ConnectionPool`](crate::ConnectionPool).
     #[error("there is a connection with the peer already")]
     Duplicate,
+    /// The node is [suspended](super::Node::suspend).
+    #[error("the node is suspended")]
+    Suspended,
     /// The node has stopped.
     #[error("the node has stopped")]
     Stopped,

@@ -60,11 +60,7 @@ impl Lifetime {
 async fn close(core: &Core) {
     let doors = core.with(|state, now| {
         state.closing = true;
-        for link in std::mem::take(&mut state.links).into_values() {
-            if let Some(link) = link.upgrade() {
-                link.destroy();
-            }
-        }
+        state.end_links();
         state.queries.clear();
         state.close_doors(now)
     });

@@ -154,7 +154,7 @@ impl Incoming {
         let link = connection.share();
         let opened = tokio::select! {
             biased;
-            () = shared.lifetime.closing().cancelled() => Err(AcceptError::Stopped),
+            interruption = shared.interruption() => Err(interruption.into()),
             opened = open(&shared, &mut connection, gate, meeting, punch) => opened,
         };
         if let Err(error) = opened {
@@ -258,6 +258,10 @@ impl Core {
     fn admit(&self, shared: &Arc<Shared>, knock: Knock) -> Result<Admitted, AcceptError> {
         self.with(|state, now| {
             let id = knock.handshake().id;
+            if !self.is_running() {
+                state.dht.answer_handshake(now, id, None);
+                return Err(AcceptError::Suspended);
+            }
             let door = state.doors.get(&knock.handshake().server);
             let ways = door.map_or(Ways::Direct, |door| door.ways);
             let gate = Gate::new(self.wants_direct(ways));
@@ -425,6 +429,9 @@ pub enum AcceptError {
     /// [`ConnectionPool`](crate::ConnectionPool).
     #[error("there is a connection with the peer already")]
     Duplicate,
+    /// The node is [suspended](super::Node::suspend).
+    #[error("the node is suspended")]
+    Suspended,
     /// The node has stopped.
     #[error("the node has stopped")]
     Stopped,

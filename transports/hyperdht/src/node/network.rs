@@ -77,7 +77,7 @@ pub(super) async fn watch(core: Arc<Core>, stopped: CancellationToken) {
         tokio::select! {
             biased;
             () = stopped.cancelled() => return,
-            _ = timer.tick() => {}
+            () = async { core.running().await; timer.tick().await; } => {}
         }
         if clocks.slept(clock::now()) {
             tracing::debug!("the machine slept");

@@ -41,6 +41,9 @@ pub enum QueryFailed {
     /// Nobody answered, or nobody took the record.
     #[error(transparent)]
     Network(#[from] QueryError),
+    /// The node is [suspended](Node::suspend).
+    #[error("the node is suspended")]
+    Suspended,
     /// The node has stopped.
     #[error("the node has stopped")]
     Stopped,
@@ -52,7 +55,7 @@ impl Node {
     /// The nodes that know the server with this key.
     ///
     /// # Errors
-    /// [`QueryFailed::Stopped`].
+    /// [`QueryFailed::Stopped`] and [`QueryFailed::Suspended`].
     pub async fn find_peer(&self, server: PublicKey) -> Result<Vec<Holder>, QueryFailed> {
         let running = self.begin(false, |state, now| {
             state.dht.find_peer(now, server.target(), FindOptions::default())
@@ -66,7 +69,7 @@ impl Node {
     /// Who has announced itself at a topic, as node after node says.
     ///
     /// # Errors
-    /// [`QueryFailed::Stopped`].
+    /// [`QueryFailed::Stopped`] and [`QueryFailed::Suspended`].
     pub async fn lookup(&self, topic: Target) -> Result<Vec<Announcers>, QueryFailed> {
         let running =
             self.begin(false, |state, now| state.dht.lookup(now, topic, FindOptions::default()))?;
@@ -100,7 +103,7 @@ impl Node {
     /// Takes an announcement back from the nodes that hold it.
     ///
     /// # Errors
-    /// [`QueryFailed::Stopped`].
+    /// [`QueryFailed::Stopped`] and [`QueryFailed::Suspended`].
     pub async fn unannounce(&self, topic: Target, key_pair: &KeyPair) -> Result<(), QueryFailed> {
         let running =
             self.begin(false, |state, now| state.dht.unannounce(now, topic, key_pair.clone()))?;
@@ -119,7 +122,7 @@ impl Node {
     /// The value with this hash, if a node has it.
     ///
     /// # Errors
-    /// [`QueryFailed::Stopped`].
+    /// [`QueryFailed::Stopped`] and [`QueryFailed::Suspended`].
     pub async fn immutable_get(&self, hash: Target) -> Result<Option<Bytes>, QueryFailed> {
         let running = self.begin(true, |state, now| state.dht.immutable_find(now, hash))?;
         let value = |(_, found)| {
@@ -147,7 +150,7 @@ impl Node {
     /// The latest version of the value of this key that nodes know, from `least_seq` on.
     ///
     /// # Errors
-    /// [`QueryFailed::Stopped`].
+    /// [`QueryFailed::Stopped`] and [`QueryFailed::Suspended`].
     pub async fn mutable_get(
         &self,
         owner: PublicKey,
@@ -176,14 +179,16 @@ impl Node {
         let (sender, done) = oneshot::channel();
         let query = self.shared.core.with(|state, now| {
             if state.closing {
-                return None;
+                return Err(QueryFailed::Stopped);
+            }
+            if !self.shared.core.is_running() {
+                return Err(QueryFailed::Suspended);
             }
             let query = begin(state, now);
             state.queries.insert(query, QueryEntry { found: Vec::new(), first_only, done: sender });
-            Some(query)
+            Ok(query)
         });
-        let query = query.ok_or(QueryFailed::Stopped)?;
-        Ok(Running { shared: Arc::clone(&self.shared), query, done })
+        Ok(Running { shared: Arc::clone(&self.shared), query: query?, done })
     }
 }
 
@@ -193,21 +198,27 @@ pub(super) struct QueryEntry {
     found: Vec<(SocketAddrV4, Found)>,
     /// Whether the first find is enough.
     first_only: bool,
-    done: oneshot::Sender<Finished>,
+    done: oneshot::Sender<Result<Finished, QueryFailed>>,
 }
 
 type Finished = (Vec<(SocketAddrV4, Found)>, QueryReport);
+
+impl QueryEntry {
+    pub(super) fn fail(self, error: QueryFailed) {
+        let _ = self.done.send(Err(error));
+    }
+}
 
 /// A query under way; it is called off when this is dropped.
 struct Running {
     shared: Arc<Shared>,
     query: QueryId,
-    done: oneshot::Receiver<Finished>,
+    done: oneshot::Receiver<Result<Finished, QueryFailed>>,
 }
 
 impl Running {
     async fn done(mut self) -> Result<Finished, QueryFailed> {
-        (&mut self.done).await.map_err(|_| QueryFailed::Stopped)
+        (&mut self.done).await.unwrap_or(Err(QueryFailed::Stopped))
     }
 
     /// How many nodes took what was to be stored.
@@ -248,7 +259,7 @@ impl State {
         } else if let Event::Done { query, report } = event
             && let Some(entry) = self.queries.remove(&query)
         {
-            let _ = entry.done.send((entry.found, report));
+            let _ = entry.done.send(Ok((entry.found, report)));
         }
     }
 }

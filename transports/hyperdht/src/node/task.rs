@@ -1,10 +1,6 @@
 //! The task that drives a node.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use hyperdht_proto::{connect::PUNCH_BYTE, dht::Event, rpc::SocketId};
 use tokio::sync::mpsc;
@@ -35,7 +31,7 @@ pub(super) async fn run(core: Arc<Core>, mut inbound: Inbound, stopped: Cancella
             Some((socket, datagram)) = inbound.pool.recv() => {
                 take_in_pool(&core, (socket, datagram), &mut inbound.pool);
             }
-            () = tokio::time::sleep_until(deadline.into()) => {}
+            () = until(deadline) => {}
         }
     }
 }
@@ -69,7 +65,7 @@ fn take_in_pool(core: &Core, first: (u32, Datagram), more: &mut mpsc::Receiver<(
 }
 
 /// Does what is due and tells what has happened; says when to come back.
-fn settle(core: &Arc<Core>) -> Instant {
+fn settle(core: &Arc<Core>) -> Option<Instant> {
     let now = Instant::now();
     let mut state = core.lock();
     state.keep_time(now);
@@ -77,13 +73,23 @@ fn settle(core: &Arc<Core>) -> Instant {
     while let Some(event) = state.dht.poll_event() {
         if matches!(event, Event::NetworkChanged) {
             core.on_network_changed(&mut state, now);
+        } else if matches!(event, Event::Suspended) {
+            core.on_suspended();
         }
         if let Some(lookup) = state.dispatch(now, event) {
             tokio::spawn(resolve(Arc::clone(core), lookup));
         }
     }
     core.transmit(&mut state);
-    state.deadline().unwrap_or(now + IDLE)
+    state.deadline()
+}
+
+/// A suspended node has nothing to do.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn look_after_links(state: &mut State, now: Instant) {
@@ -112,6 +118,3 @@ async fn resolve(core: Arc<Core>, lookup: Lookup) {
 
 /// Datagrams taken in at a time, before what follows from them is done.
 const MAX_DATAGRAMS: usize = 64;
-
-/// A node always has something to do within a tick of the routing table.
-const IDLE: Duration = Duration::from_secs(5);

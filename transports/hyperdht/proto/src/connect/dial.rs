@@ -101,6 +101,7 @@ impl DialEvent {
             | Event::Holepunch(_)
             | Event::Announced { .. }
             | Event::NetworkChanged
+            | Event::Suspended
             | Event::Closed(_) => None,
         }
     }
@@ -224,6 +225,7 @@ impl Dial {
             | Event::HolepunchDone { .. }
             | Event::Announced { .. }
             | Event::NetworkChanged
+            | Event::Suspended
             | Event::Closed(_) => {}
         }
         self.drive(dht, now);

@@ -221,6 +221,7 @@ impl Puncher {
             | Event::HandshakeDone { .. }
             | Event::Announced { .. }
             | Event::NetworkChanged
+            | Event::Suspended
             | Event::Closed(_) => return Some(event),
         }
         None

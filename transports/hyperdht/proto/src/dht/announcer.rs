@@ -57,8 +57,18 @@ pub(super) struct Announcer {
 #[derive(Debug)]
 enum Phase {
     Announcing(QueryId),
-    Resting { until: Instant, rounds: u32 },
-    Pinging { running: usize, pinged: usize, pongs: usize, rounds: u32 },
+    Resting {
+        until: Instant,
+        rounds: u32,
+    },
+    Pinging {
+        running: usize,
+        pinged: usize,
+        pongs: usize,
+        rounds: u32,
+    },
+    /// The node is suspended.
+    Withdrawn,
     Stopping,
 }
 
@@ -92,13 +102,19 @@ impl Announcer {
     pub(super) const fn poll_timeout(&self) -> Option<Instant> {
         match self.phase {
             Phase::Resting { until, .. } => Some(until),
-            Phase::Announcing(_) | Phase::Pinging { .. } | Phase::Stopping => None,
+            Phase::Announcing(_) | Phase::Pinging { .. } | Phase::Withdrawn | Phase::Stopping => {
+                None
+            }
         }
     }
 
     /// See [`Dht::is_relay`].
     pub(super) fn is_relay(&self, addr: SocketAddrV4) -> bool {
         self.cycles.iter().any(|cycle| cycle.contains(&addr))
+    }
+
+    pub(super) const fn is_withdrawn(&self) -> bool {
+        matches!(self.phase, Phase::Withdrawn)
     }
 
     fn current(&self) -> impl Iterator<Item = SocketAddrV4> {
@@ -172,7 +188,7 @@ impl Dht {
         let Some(announcer) = self.announcers.get_mut(&server) else {
             return;
         };
-        if matches!(announcer.phase, Phase::Stopping) {
+        if matches!(announcer.phase, Phase::Withdrawn | Phase::Stopping) {
             return;
         }
         let taken = report.commits.iter().filter_map(|commit| {
@@ -335,20 +351,47 @@ impl Dht {
         }
     }
 
-    /// Takes a server back from whoever holds it.
+    /// Takes a server back from whoever holds it, for good.
     pub(super) fn stop_announcing(&mut self, now: Instant, server: ServerId) {
+        self.take_back(now, server, Phase::Stopping);
+        self.finish_stopping(server);
+    }
+
+    /// Takes all servers back, until they are [announced anew](Self::announce_anew).
+    pub(super) fn withdraw(&mut self, now: Instant) {
+        let open = |(id, announcer): (&ServerId, &Announcer)| {
+            (!matches!(announcer.phase, Phase::Stopping)).then_some(*id)
+        };
+        let open: Vec<_> = self.announcers.iter().filter_map(open).collect();
+        for server in open {
+            self.take_back(now, server, Phase::Withdrawn);
+        }
+    }
+
+    /// Whether nobody is asked any more to drop a server.
+    pub(super) fn is_withdrawn(&self) -> bool {
+        self.announcers.values().all(|announcer| announcer.unannouncing == 0)
+    }
+
+    pub(super) fn announce_anew(&mut self, now: Instant) {
+        for announcer in self.announcers.values_mut() {
+            if announcer.is_withdrawn() {
+                announcer.phase = Phase::Resting { until: now, rounds: 0 };
+            }
+        }
+    }
+
+    fn take_back(&mut self, now: Instant, server: ServerId, then: Phase) {
         let Some(announcer) = self.announcers.get_mut(&server) else {
             return;
         };
-        let before = std::mem::replace(&mut announcer.phase, Phase::Stopping);
         let holders: BTreeSet<_> = announcer.cycles.iter().take(2).flatten().copied().collect();
-        match before {
-            Phase::Stopping => return,
+        match std::mem::replace(&mut announcer.phase, then) {
+            Phase::Withdrawn | Phase::Stopping => return,
             Phase::Announcing(query) => self.rpc.cancel_query(now, query),
             Phase::Resting { .. } | Phase::Pinging { .. } => {}
         }
         self.unannounce_from(now, server, holders.into_iter().collect());
-        self.finish_stopping(server);
     }
 
     fn finish_stopping(&mut self, server: ServerId) {

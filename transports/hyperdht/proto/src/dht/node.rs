@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     net::{Ipv4Addr, SocketAddrV4},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -44,6 +44,16 @@ pub struct Dht {
     unix_ms: u64,
     default_socket: SocketId,
     offline: bool,
+    suspension: Suspension,
+}
+
+/// Whether a node keeps still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Suspension {
+    No,
+    /// It will, once its servers are taken back, or at this moment.
+    By(Instant),
+    Yes,
 }
 
 /// What the end of a request means.
@@ -114,6 +124,7 @@ impl Dht {
             unix_ms: config.unix_ms,
             default_socket: rpc.default_socket(),
             offline: false,
+            suspension: Suspension::No,
             rpc,
         };
         dht.settle(now);
@@ -128,16 +139,27 @@ impl Dht {
         from: SocketAddrV4,
         datagram: &[u8],
     ) {
+        if self.is_suspended() {
+            return;
+        }
         self.rpc.handle_datagram(now, socket, from, datagram);
         self.settle(now);
     }
 
     /// See [`Rpc::handle_timeout`].
     pub fn handle_timeout(&mut self, now: Instant) {
+        if self.is_suspended() {
+            return;
+        }
         self.rpc.handle_timeout(now);
         self.settle(now);
         self.drive_announcers(now);
         self.settle(now);
+        if matches!(self.suspension, Suspension::By(at) if at <= now) {
+            // That nobody is asked any more ends the withdrawal.
+            self.give_up_withdrawing(now, |_| true);
+            self.settle(now);
+        }
     }
 
     /// See [`Rpc::poll_transmit`].
@@ -150,10 +172,15 @@ impl Dht {
         self.events.pop_front()
     }
 
-    /// See [`Rpc::poll_timeout`].
+    /// See [`Rpc::poll_timeout`]. A suspended node has nothing to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
+        let by = match self.suspension {
+            Suspension::No => None,
+            Suspension::By(at) => Some(at),
+            Suspension::Yes => return None,
+        };
         let announcers = self.announcers.values().filter_map(Announcer::poll_timeout);
-        announcers.chain(self.rpc.poll_timeout()).min()
+        announcers.chain(self.rpc.poll_timeout()).chain(by).min()
     }
 
     /// The node below: its id, address, routing table.
@@ -171,6 +198,9 @@ impl Dht {
     /// network is another one: finds out where we are seen now, and announces all servers again.
     /// [`Event::NetworkChanged`] follows.
     pub fn network_changed(&mut self, now: Instant) {
+        if self.suspension != Suspension::No {
+            return;
+        }
         self.announce_again(now);
         self.suspect_network(now);
         self.settle(now);
@@ -178,8 +208,59 @@ impl Dht {
 
     /// See [`Rpc::woke_up`]. [`Event::NetworkChanged`] follows.
     pub fn woke_up(&mut self, now: Instant) {
+        if self.suspension != Suspension::No {
+            return;
+        }
         self.rpc.woke_up(now);
         self.settle(now);
+    }
+
+    /// Takes all servers back from the network and then keeps still: [`Event::Suspended`] tells from
+    /// when on, within four seconds. Datagrams are ignored then, and nothing is due; to the network
+    /// it is as if the machine slept. What else is under way is the caller's to end.
+    pub fn suspend(&mut self, now: Instant) {
+        if self.suspension != Suspension::No {
+            return;
+        }
+        self.suspension = Suspension::By(now + WITHDRAWAL);
+        self.withdraw(now);
+        self.settle(now);
+    }
+
+    /// Takes part again, as after a sleep: announces all servers. [`Event::NetworkChanged`] follows.
+    pub fn resume(&mut self, now: Instant) {
+        if self.suspension == Suspension::No {
+            return;
+        }
+        // It would undo the announcement that follows.
+        self.give_up_withdrawing(now, Announcer::is_withdrawn);
+        self.suspension = Suspension::No;
+        self.events.retain(|event| !matches!(event, Event::Suspended));
+        self.announce_anew(now);
+        self.woke_up(now);
+    }
+
+    fn is_suspended(&self) -> bool {
+        self.suspension == Suspension::Yes
+    }
+
+    /// Asks nobody any more to drop these servers.
+    fn give_up_withdrawing(&mut self, now: Instant, which: impl Fn(&Announcer) -> bool) {
+        let asked = self.requests.iter().filter_map(|(request, owner)| match owner {
+            Owner::Unannounce(server) | Owner::Unannounced(server) => {
+                self.announcers.get(server).is_some_and(&which).then_some(*request)
+            }
+            Owner::Handshake | Owner::Holepunch | Owner::Clearing(_) | Owner::KeepAlive(_) => None,
+        });
+        let asked: Vec<_> = asked.collect();
+        for request in asked {
+            self.rpc.cancel(now, request);
+        }
+    }
+
+    fn keep_still(&mut self) {
+        self.suspension = Suspension::Yes;
+        self.events.push_back(Event::Suspended);
     }
 
     /// See [`Rpc::request`]; [`Event::Rpc`] tells the end.
@@ -217,7 +298,7 @@ impl Dht {
     }
 
     /// Takes in handshakes for `key_pair` and keeps it announced. [`Event::Announced`] tells when
-    /// others can find it.
+    /// others can find it; a node that is suspended has to be resumed first.
     ///
     /// # Errors
     /// [`KeyInUse`] until another server with this key is [`Event::Closed`].
@@ -232,6 +313,9 @@ impl Dht {
         self.router.add_server(target, id, announcer.record());
         self.announcers.insert(id, announcer);
         self.begin_announcing(now, id);
+        if self.suspension != Suspension::No {
+            self.withdraw(now);
+        }
         self.settle(now);
         Ok(id)
     }
@@ -321,6 +405,9 @@ impl Dht {
             // Handshakes are passed on to the address that a server was announced from.
             self.default_socket = socket;
             self.announce_again(now);
+        }
+        if matches!(self.suspension, Suspension::By(_)) && self.is_withdrawn() {
+            self.keep_still();
         }
     }
 
@@ -449,6 +536,9 @@ impl Dht {
         self.unix_ms.saturating_add(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 }
+
+/// How long nodes are asked to drop servers of a node that is to be suspended; they forget them anyway.
+const WITHDRAWAL: Duration = Duration::from_secs(4);
 
 /// Not these: nodes of a test network that got mixed in by accident and live on in tables
 /// (`hyperdht/index.js`, `filterNode`).

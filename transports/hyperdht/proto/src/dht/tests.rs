@@ -23,6 +23,7 @@ use crate::{
 mod hops;
 mod hostile;
 mod network_changes;
+mod suspension;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);

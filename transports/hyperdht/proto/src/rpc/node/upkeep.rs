@@ -78,7 +78,8 @@ impl Clock {
 
     /// Skips ahead so far that everything known seems old, to a tick from which it is two more
     /// until nodes are pinged.
-    const fn wake_up(&mut self) {
+    const fn wake_up(&mut self, now: Instant) {
+        self.last = now;
         self.tick += 2 * OLD_NODE + PING_TICKS;
         self.tick -= self.tick % PING_TICKS + 2;
         self.stable = MORE_STABLE_TICKS;
@@ -323,7 +324,7 @@ impl Rpc {
     /// The machine slept, and everything known may be stale. A late [`Rpc::handle_timeout`] says as
     /// much; this is for clocks that stand still meanwhile, as Linux' monotonic one does.
     pub fn woke_up(&mut self, now: Instant) {
-        self.clock.wake_up();
+        self.clock.wake_up(now);
         self.health.reset();
         if self.role == Role::Adaptive {
             self.leave();
@@ -379,7 +380,7 @@ mod tests {
         for tick in 0..16 {
             let mut clock = Clock::new(epoch(), Role::Adaptive, &mut StdRng::seed_from_u64(1));
             clock.tick = tick;
-            clock.wake_up();
+            clock.wake_up(epoch());
             assert!(clock.tick >= tick + 2 * OLD_NODE - 1);
             assert!((clock.tick + 2).is_multiple_of(PING_TICKS));
             assert_eq!((clock.refresh, clock.stable), (1, MORE_STABLE_TICKS));
