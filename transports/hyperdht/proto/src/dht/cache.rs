@@ -50,15 +50,46 @@ impl Turnover {
     }
 }
 
-/// Values by key, in a younger and an older half. When the younger is full or its time is over it
-/// becomes the older one, and the older one is dropped. Reading a value makes it young again.
+/// A younger and an older half. When the younger is full or its time is over it becomes the older
+/// one, and the older one is dropped.
+#[derive(Debug)]
+struct Halves<T> {
+    turnover: Turnover,
+    young: HashMap<Target, T>,
+    old: HashMap<Target, T>,
+    /// How much is in the younger half, as its owner counts it.
+    young_size: usize,
+}
+
+impl<T> Halves<T> {
+    fn new(now: Instant, age: Duration) -> Self {
+        let turnover = Turnover::new(now, age);
+        Self { turnover, young: HashMap::new(), old: HashMap::new(), young_size: 0 }
+    }
+
+    fn tidy(&mut self, now: Instant) {
+        for _ in 0..self.turnover.due(now) {
+            self.turn();
+        }
+    }
+
+    /// The younger half is full.
+    fn turn_early(&mut self) {
+        self.turnover.early = true;
+        self.turn();
+    }
+
+    fn turn(&mut self) {
+        self.old = std::mem::take(&mut self.young);
+        self.young_size = 0;
+    }
+}
+
+/// Values by key. Reading a value makes it young again.
 #[derive(Debug)]
 pub(super) struct Cache<V> {
     limits: Limits,
-    turnover: Turnover,
-    young: HashMap<Target, V>,
-    old: HashMap<Target, V>,
-    young_bytes: usize,
+    halves: Halves<V>,
 }
 
 /// What a value counts against [`Limits::bytes`].
@@ -80,85 +111,58 @@ impl Weigh for u64 {
 
 impl<V: Weigh> Cache<V> {
     pub(super) fn new(now: Instant, limits: Limits) -> Self {
-        Self {
-            limits,
-            turnover: Turnover::new(now, limits.age),
-            young: HashMap::new(),
-            old: HashMap::new(),
-            young_bytes: 0,
-        }
+        Self { limits, halves: Halves::new(now, limits.age) }
     }
 
     pub(super) fn value(&mut self, now: Instant, key: &Target) -> Option<&V> {
-        self.tidy(now);
-        if let Some(value) = self.old.remove(key) {
+        self.halves.tidy(now);
+        if let Some(value) = self.halves.old.remove(key) {
             self.put(*key, value);
         }
-        self.young.get(key).or_else(|| self.old.get(key))
+        self.halves.young.get(key).or_else(|| self.halves.old.get(key))
     }
 
     pub(super) fn insert(&mut self, now: Instant, key: Target, value: V) {
-        self.tidy(now);
-        self.old.remove(&key);
+        self.halves.tidy(now);
+        self.halves.old.remove(&key);
         self.put(key, value);
     }
 
     pub(super) fn remove(&mut self, key: &Target) {
-        self.old.remove(key);
-        if let Some(value) = self.young.remove(key) {
-            self.young_bytes -= value.bytes();
+        self.halves.old.remove(key);
+        if let Some(value) = self.halves.young.remove(key) {
+            self.halves.young_size -= value.bytes();
         }
     }
 
     fn put(&mut self, key: Target, value: V) {
-        self.young_bytes += value.bytes();
-        if let Some(before) = self.young.insert(key, value) {
-            self.young_bytes -= before.bytes();
+        self.halves.young_size += value.bytes();
+        if let Some(before) = self.halves.young.insert(key, value) {
+            self.halves.young_size -= before.bytes();
         }
-        if self.young.len() >= self.limits.entries / 2 || self.young_bytes >= self.limits.bytes / 2
+        if self.halves.young.len() >= self.limits.entries / 2
+            || self.halves.young_size >= self.limits.bytes / 2
         {
-            self.turnover.early = true;
-            self.turn();
+            self.halves.turn_early();
         }
-    }
-
-    fn tidy(&mut self, now: Instant) {
-        for _ in 0..self.turnover.due(now) {
-            self.turn();
-        }
-    }
-
-    fn turn(&mut self) {
-        self.old = std::mem::take(&mut self.young);
-        self.young_bytes = 0;
     }
 
     #[cfg(test)]
     fn len(&self) -> usize {
-        self.young.len() + self.old.len()
+        self.halves.young.len() + self.halves.old.len()
     }
 }
 
-/// Records by target, several for each, in two halves like [`Cache`]. Only storing a record again
-/// makes it young.
+/// Records by target, several for each. Only storing a record again makes it young.
 #[derive(Debug)]
 pub(super) struct Records {
     limits: Limits,
-    turnover: Turnover,
-    young: HashMap<Target, Vec<(PublicKey, Bytes)>>,
-    old: HashMap<Target, Vec<(PublicKey, Bytes)>>,
-    young_len: usize,
+    halves: Halves<Vec<(PublicKey, Bytes)>>,
 }
 
 impl Records {
     pub(super) fn new(now: Instant, limits: Limits) -> Self {
-        Self {
-            limits,
-            turnover: Turnover::new(now, limits.age),
-            young: HashMap::new(),
-            old: HashMap::new(),
-            young_len: 0,
-        }
+        Self { limits, halves: Halves::new(now, limits.age) }
     }
 
     /// Stores a record in place of the owner's earlier one. At a target with
@@ -171,24 +175,23 @@ impl Records {
         owner: PublicKey,
         record: Bytes,
     ) {
-        self.tidy(now);
+        self.halves.tidy(now);
         self.remove(&target, &owner);
-        let records = self.young.entry(target).or_default();
+        let records = self.halves.young.entry(target).or_default();
         if records.len() >= MAX_RECORDS_PER_TARGET {
             records.swap_remove(rng.random_range(0..records.len()));
-            self.young_len -= 1;
+            self.halves.young_size -= 1;
         }
         records.push((owner, record));
-        self.young_len += 1;
-        if self.young_len >= self.limits.entries / 2 {
-            self.turnover.early = true;
-            self.turn();
+        self.halves.young_size += 1;
+        if self.halves.young_size >= self.limits.entries / 2 {
+            self.halves.turn_early();
         }
     }
 
     pub(super) fn remove(&mut self, target: &Target, owner: &PublicKey) {
-        self.young_len -= remove_from(&mut self.young, target, owner);
-        remove_from(&mut self.old, target, owner);
+        self.halves.young_size -= remove_from(&mut self.halves.young, target, owner);
+        remove_from(&mut self.halves.old, target, owner);
     }
 
     /// Up to `max` of a target's records, any of them.
@@ -199,25 +202,14 @@ impl Records {
         target: &Target,
         max: usize,
     ) -> Vec<Bytes> {
-        self.tidy(now);
+        self.halves.tidy(now);
         let half = |half: &HashMap<Target, Vec<(PublicKey, Bytes)>>| {
             half.get(target)
                 .map_or_else(Vec::new, |all| all.iter().map(|(_, r)| r.clone()).collect())
         };
-        let all = [half(&self.young), half(&self.old)].concat();
+        let all = [half(&self.halves.young), half(&self.halves.old)].concat();
         let picked = index::sample(rng, all.len(), max.min(all.len()));
         picked.into_iter().filter_map(|n| all.get(n).cloned()).collect()
-    }
-
-    fn tidy(&mut self, now: Instant) {
-        for _ in 0..self.turnover.due(now) {
-            self.turn();
-        }
-    }
-
-    fn turn(&mut self) {
-        self.old = std::mem::take(&mut self.young);
-        self.young_len = 0;
     }
 }
 
@@ -304,6 +296,6 @@ mod tests {
         assert_eq!(records.some(now + MINUTE, &mut rng, &key(1), 9), [Bytes::from_static(b"2")]);
         records.remove(&key(1), &owner(1));
         assert_eq!(records.some(now + MINUTE, &mut rng, &key(1), 9).len(), 0);
-        assert_eq!(records.young_len, 0);
+        assert_eq!(records.halves.young_size, 0);
     }
 }

@@ -1,6 +1,8 @@
 //! Decoders without state: what is read is written and read back the same.
 
-use hyperdht_encoding::{DecodeError, Decoder, Encode, MAX_ARRAY, MAX_UINT, varint_len};
+use hyperdht_encoding::{
+    DecodeError, Decoder, Encode, MAX_ARRAY, MAX_UINT, buffer_len, varint_len,
+};
 
 use crate::{
     handshake::{HolepunchPayload, NoisePayload, PayloadError},
@@ -28,41 +30,35 @@ fn one(decoder: &mut Decoder<'_>) -> Result<(), DecodeError> {
         0 => {
             let value = decoder.varint()?;
             assert!(value <= MAX_UINT);
-            let mut wire = Vec::new();
-            wire.put_varint(value);
-            assert_eq!(wire.len(), varint_len(value));
-            assert_eq!(Decoder::new(&wire).varint(), Ok(value));
+            let len = round_trip(&value, |wire, value| wire.put_varint(*value), |d| d.varint());
+            assert_eq!(len, varint_len(value));
         }
         1 => {
-            let bytes = decoder.buffer()?;
-            let mut wire = Vec::new();
-            wire.put_buffer(bytes);
-            assert_eq!(Decoder::new(&wire).buffer(), Ok(bytes));
+            let bytes = decoder.buffer()?.to_vec();
+            let len = round_trip(
+                &bytes,
+                |wire, bytes| wire.put_buffer(bytes),
+                |d| Ok(d.buffer()?.to_vec()),
+            );
+            assert_eq!(len, buffer_len(bytes.len()));
         }
         2 => {
-            let text = decoder.string()?;
-            let mut wire = Vec::new();
-            wire.put_string(&text);
-            assert_eq!(Decoder::new(&wire).string(), Ok(text));
+            let text = decoder.string()?.into_owned();
+            let read = |d: &mut Decoder<'_>| Ok(d.string()?.into_owned());
+            round_trip(&text, |wire, text| wire.put_string(text), read);
         }
         3 => assert!(decoder.count(usize::MAX)? <= MAX_ARRAY),
         4 => {
             let address = decoder.ipv4_address()?;
-            let mut wire = Vec::new();
-            wire.put_ipv4_address(address);
-            assert_eq!(Decoder::new(&wire).ipv4_address(), Ok(address));
+            round_trip(&address, |wire, at| wire.put_ipv4_address(*at), |d| d.ipv4_address());
         }
         5 => {
             let address = decoder.ipv6_address()?;
-            let mut wire = Vec::new();
-            wire.put_ipv6_address(address);
-            assert_eq!(Decoder::new(&wire).ipv6_address(), Ok(address));
+            round_trip(&address, |wire, at| wire.put_ipv6_address(*at), |d| d.ipv6_address());
         }
         6 => {
             let value = decoder.uint24()?;
-            let mut wire = Vec::new();
-            wire.put_uint24(value);
-            assert_eq!(Decoder::new(&wire).uint24(), Ok(value));
+            round_trip(&value, |wire, value| wire.put_uint24(*value), |d| d.uint24());
         }
         7 => drop(decoder.bool()?),
         8 => drop(decoder.bitfield()?),
@@ -71,6 +67,20 @@ fn one(decoder: &mut Decoder<'_>) -> Result<(), DecodeError> {
         _ => drop(decoder.uint16()?),
     }
     Ok(())
+}
+
+/// Writes a value, reads the same, and gives its length.
+fn round_trip<T: PartialEq + std::fmt::Debug>(
+    value: &T,
+    put: impl FnOnce(&mut Vec<u8>, &T),
+    read: impl FnOnce(&mut Decoder<'_>) -> Result<T, DecodeError>,
+) -> usize {
+    let mut wire = Vec::new();
+    put(&mut wire, value);
+    let mut decoder = Decoder::new(&wire);
+    assert_eq!(read(&mut decoder).as_ref(), Ok(value));
+    assert!(decoder.is_empty());
+    wire.len()
 }
 
 /// Reads a DHT RPC datagram.

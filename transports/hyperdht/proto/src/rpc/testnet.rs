@@ -30,41 +30,36 @@ pub trait Machine {
     fn poll_timeout(&self) -> Option<Instant>;
 }
 
-impl Machine for Rpc {
-    fn handle_datagram(&mut self, now: Instant, socket: SocketId, from: SocketAddrV4, data: &[u8]) {
-        self.handle_datagram(now, socket, from, data);
-    }
+/// Nodes have these as methods of their own.
+macro_rules! machine {
+    ($($node:ty),*) => {$(
+        impl Machine for $node {
+            fn handle_datagram(
+                &mut self,
+                now: Instant,
+                socket: SocketId,
+                from: SocketAddrV4,
+                data: &[u8],
+            ) {
+                self.handle_datagram(now, socket, from, data);
+            }
 
-    fn handle_timeout(&mut self, now: Instant) {
-        self.handle_timeout(now);
-    }
+            fn handle_timeout(&mut self, now: Instant) {
+                self.handle_timeout(now);
+            }
 
-    fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.poll_transmit()
-    }
+            fn poll_transmit(&mut self) -> Option<Transmit> {
+                self.poll_transmit()
+            }
 
-    fn poll_timeout(&self) -> Option<Instant> {
-        self.poll_timeout()
-    }
+            fn poll_timeout(&self) -> Option<Instant> {
+                self.poll_timeout()
+            }
+        }
+    )*};
 }
 
-impl Machine for Dht {
-    fn handle_datagram(&mut self, now: Instant, socket: SocketId, from: SocketAddrV4, data: &[u8]) {
-        self.handle_datagram(now, socket, from, data);
-    }
-
-    fn handle_timeout(&mut self, now: Instant) {
-        self.handle_timeout(now);
-    }
-
-    fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.poll_transmit()
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        self.poll_timeout()
-    }
-}
+machine!(Rpc, Dht);
 
 /// Names a host of a [`Testnet`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
