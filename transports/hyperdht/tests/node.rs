@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use dht_prom_transport::Transport;
 use hyperdht_rs::{
     Bootstrap, Connection, KeyPair, Node, NodeOptions, Testnet,
     node::{ListenError, Role, Server},
@@ -63,6 +64,38 @@ async fn a_key_that_moves_to_another_node_is_found_there_within_two_seconds() {
     let (mut ours, mut theirs) = join(&client, 1, &mut moved).await;
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     pass(&mut ours, &mut theirs, b"here").await;
+}
+
+#[tokio::test]
+async fn a_peer_that_crashed_is_dialled_at_its_new_port_within_two_seconds_of_its_return() {
+    let testnet = Testnet::start(4).await.unwrap();
+    let ours = testnet.join().await.unwrap().identity(&[1; 32]);
+    let options = testnet.options();
+    // Its runtime is taken away under it: nobody is told anything.
+    let crash = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (node, listener) = runtime.block_on(async {
+            let node = Node::start(options).await.unwrap();
+            let listener = node.identity(&[2; 32]).listen().await.unwrap();
+            (node, listener)
+        });
+        runtime.shutdown_background();
+        (node, listener)
+    });
+    let (crashed, _listener) = crash.await.unwrap();
+
+    let returned = testnet.join().await.unwrap();
+    assert_ne!(returned.local_addr(), crashed.local_addr());
+    let theirs = returned.identity(&[2; 32]);
+    let mut listener = theirs.listen().await.unwrap();
+    let began = Instant::now();
+    let accept = async { listener.accept().await.unwrap().accept().await.unwrap() };
+    let (dialled, accepted) =
+        timeout(PATIENCE, async { tokio::join!(ours.dial(theirs.local_key()), accept) })
+            .await
+            .unwrap();
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!((dialled.unwrap().peer, accepted.peer), (theirs.local_key(), ours.local_key()));
 }
 
 #[tokio::test]
