@@ -118,7 +118,7 @@ impl NatReport {
             local,
             mapping,
             public_ip: agreed(seen.iter().map(|seen| *seen.ip())),
-            port: port(&mut prober, socket, &answers).await,
+            port: port(&mut prober, socket, &answers, options.forwarded).await,
             refused: prober.refused(),
         })
     }
@@ -137,13 +137,19 @@ async fn first_answers(prober: &mut Prober, nodes: &[SocketAddrV4]) -> (Socket, 
 }
 
 /// Has some of those who answered write to the server socket.
-async fn port(prober: &mut Prober, socket: Socket, answers: &[Answer]) -> PortReport {
+async fn port(
+    prober: &mut Prober,
+    socket: Socket,
+    answers: &[Answer],
+    forwarded: Option<u16>,
+) -> PortReport {
     let local = prober.port(Socket::Server);
+    let public = forwarded.unwrap_or(local);
     let only_way = socket == Socket::Server;
     let asked = if only_way { 0 } else { PONGS };
     let nodes: Vec<_> = answers.iter().map(|answer| answer.from).take(asked).collect();
-    let reached = prober.ask(socket, Ask::PingNat(local), &nodes).await.len();
-    PortReport { local, public: local, asked: nodes.len(), reached, only_way }
+    let reached = prober.ask(socket, Ask::PingNat(public), &nodes).await.len();
+    PortReport { local, public, asked: nodes.len(), reached, only_way }
 }
 
 /// Where a node may be: several places where it is known by more than its address.

@@ -180,6 +180,9 @@ pub struct Config {
     pub role: Role,
     /// Whether to assume, until shown otherwise, that nobody reaches the server socket unasked.
     pub firewalled: bool,
+    /// The UDP port under which others reach the server socket, where a router forwards one. It is
+    /// looked at when the node starts, and each minute.
+    pub forwarded: Option<u16>,
     /// The public address, where it is known beforehand, as a bootstrap node's is.
     pub public_address: Option<SocketAddrV4>,
     /// Whether to try early on if the server socket can be reached.
@@ -198,6 +201,7 @@ impl Default for Config {
             nodes: Vec::new(),
             role: Role::Adaptive,
             firewalled: true,
+            forwarded: None,
             public_address: None,
             quick_firewall_check: true,
             max_window: 80,
@@ -246,6 +250,13 @@ pub enum Event {
     Persistent(NodeId),
     /// The node has left the network again, since it may have moved while it slept.
     Ephemeral,
+    /// It was found out whether others reach the server socket at [`Config::forwarded`].
+    Forwarded {
+        /// That port.
+        port: u16,
+        /// Whether they do.
+        open: bool,
+    },
     /// Another guess at our public address; port 0 when it changes with the destination.
     NatChanged(Option<SocketAddrV4>),
     /// The network came, went or changed its quality.

@@ -284,7 +284,11 @@ impl State {
     pub(super) fn dispatch(&mut self, now: Instant, event: Event) -> Option<Lookup> {
         let event = self.puncher.handle(&mut self.dht, now, event)?;
         match event {
-            Event::Rpc(event) => return self.rpc_event(event),
+            Event::Rpc(event) => {
+                if let Some(Event::Rpc(event)) = self.dial_event(now, Event::Rpc(event)) {
+                    return self.rpc_event(event);
+                }
+            }
             Event::Handshake(handshake) => self.knock(now, handshake),
             // The task tells whom it concerns.
             Event::NetworkChanged | Event::Suspended => {}
@@ -306,6 +310,14 @@ impl State {
         if let rpc::Event::Response { request, outcome } = event {
             if let Some(waiting) = self.pings.remove(&request) {
                 let _ = waiting.send(outcome.ok());
+            }
+            return None;
+        }
+        if let rpc::Event::Forwarded { port, open } = event {
+            if open {
+                tracing::info!(port, "the forwarded UDP port can be reached from outside");
+            } else {
+                tracing::warn!(port, "the forwarded UDP port cannot be reached from outside");
             }
             return None;
         }

@@ -24,6 +24,9 @@ pub struct NodeOptions {
     /// The port of the server socket; 0 for any. `None` takes the first free one of 49737 to 49741,
     /// as the Node package does, or else any.
     pub port: Option<u16>,
+    /// The UDP port under which others reach the server socket, where a router forwards one. Then
+    /// `port` should be set, to which it forwards.
+    pub forwarded: Option<u16>,
     /// Whether to keep records for others, and when.
     pub role: Role,
     /// Whether to assume, until shown otherwise, that nobody reaches the server socket unasked.
@@ -46,6 +49,7 @@ impl Default for NodeOptions {
             bootstrap: Bootstrap::Public,
             host: Ipv4Addr::UNSPECIFIED,
             port: None,
+            forwarded: None,
             role: Role::Adaptive,
             firewalled: true,
             relays: Vec::new(),
@@ -111,6 +115,7 @@ impl NodeOptions {
                 bootstrap,
                 role: self.role,
                 firewalled: self.firewalled,
+                forwarded: self.forwarded,
                 public_address: alone.then_some(server),
                 ..rpc::Config::default()
             },

@@ -23,7 +23,7 @@ use crate::{
     hash::Namespace,
     keys::{KeyPair, PublicKey},
     noise::{Initiator, NoiseError, SessionKeys},
-    rpc::{QueryId, RequestId, SocketId, Target},
+    rpc::{self, QueryId, RequestId, SocketId, Target},
 };
 
 /// Whom to dial, and as whom.
@@ -71,6 +71,8 @@ pub struct Dial {
     /// Nodes that say they know the server and wait for their turn.
     found: VecDeque<SocketAddrV4>,
     running: BTreeMap<RequestId, SocketAddrV4>,
+    /// Nodes that are to write to our [entrance](crate::rpc::Rpc::entrance) before they are asked.
+    entering: BTreeMap<RequestId, SocketAddrV4>,
     slots: usize,
     asked: BTreeSet<SocketAddrV4>,
     seeded: bool,
@@ -96,6 +98,7 @@ impl DialEvent {
             Event::HandshakeDone { request, .. } | Event::HolepunchDone { request, .. } => {
                 Some(Self::Request(*request))
             }
+            Event::Rpc(rpc::Event::Response { request, .. }) => Some(Self::Request(*request)),
             Event::Rpc(_)
             | Event::Handshake(_)
             | Event::Holepunch(_)
@@ -148,8 +151,13 @@ impl Dial {
     /// [`DialError::Handshake`] when the server's key is no usable point.
     pub fn new(dht: &mut Dht, now: Instant, spec: DialSpec) -> Result<Self, DialError> {
         let target = spec.server.target();
-        let payload =
+        let mut payload =
             introduction(dht, &spec.local, spec.stream_id, spec.relay_through, spec.direct);
+        if spec.direct && !dht.rpc().can_be_seen_at_entrance() {
+            // A server meets us where the node that passes this on sees us.
+            payload.firewall = Firewall::Unknown;
+            payload.addresses4.clone_from(&spec.local);
+        }
         let (initiator, noise) = Initiator::send(
             &spec.key_pair,
             spec.server,
@@ -174,6 +182,7 @@ impl Dial {
             cached_running: None,
             found: VecDeque::new(),
             running: BTreeMap::new(),
+            entering: BTreeMap::new(),
             asked: BTreeSet::new(),
             seeded: false,
             abandoned: false,
@@ -191,7 +200,9 @@ impl Dial {
     pub fn owns(&self, event: DialEvent) -> bool {
         match event {
             DialEvent::Query(query) => self.query == Some(query),
-            DialEvent::Request(request) => self.running.contains_key(&request),
+            DialEvent::Request(request) => {
+                self.running.contains_key(&request) || self.entering.contains_key(&request)
+            }
         }
     }
 
@@ -217,6 +228,12 @@ impl Dial {
                     self.cached_running = None;
                 }
                 self.on_reply(dht, now, outcome);
+            }
+            Event::Rpc(rpc::Event::Response { request, .. }) => {
+                if let Some(to) = self.entering.remove(&request) {
+                    // In any case: who does not reach us may reach the server.
+                    self.send(dht, now, to, Some(SocketId::Server));
+                }
             }
             Event::Rpc(_)
             | Event::Found { .. }
@@ -279,12 +296,12 @@ impl Dial {
         {
             self.cached_running = self.ask(dht, now, relay);
         }
-        while self.running.len() < self.slots
+        while self.running.len() + self.entering.len() < self.slots
             && let Some(relay) = self.found.pop_front()
         {
             self.ask(dht, now, relay);
         }
-        if self.query.is_none() && self.running.is_empty() {
+        if self.query.is_none() && self.running.is_empty() && self.entering.is_empty() {
             self.outcome = Some(Err(self.failure));
         }
     }
@@ -296,11 +313,26 @@ impl Dial {
         if matches!(self.failure, DialError::NotFound | DialError::NoNetwork) {
             self.failure = DialError::ConnectionFailed;
         }
+        if let Some(port) = dht.rpc().entrance().filter(|_| self.we_are_open) {
+            let request = dht.ping_nat(now, to, port);
+            self.entering.insert(request, to);
+            return None;
+        }
+        Some(self.send(dht, now, to, None))
+    }
+
+    fn send(
+        &mut self,
+        dht: &mut Dht,
+        now: Instant,
+        to: SocketAddrV4,
+        socket: Option<SocketId>,
+    ) -> RequestId {
         let noise = self.noise.clone();
-        let call = HandshakeCall { target: self.target, noise, to, via: None, socket: None };
+        let call = HandshakeCall { target: self.target, noise, to, via: None, socket };
         let request = dht.handshake(now, call);
         self.running.insert(request, to);
-        Some(request)
+        request
     }
 
     fn on_reply(&mut self, dht: &mut Dht, now: Instant, outcome: Result<HandshakeReply, HopError>) {
@@ -408,7 +440,8 @@ impl Dial {
         if let Some(query) = self.query.take() {
             dht.cancel_query(now, query);
         }
-        for request in std::mem::take(&mut self.running).into_keys() {
+        let running = std::mem::take(&mut self.running).into_keys();
+        for request in running.chain(std::mem::take(&mut self.entering).into_keys()) {
             dht.cancel(now, request);
         }
     }

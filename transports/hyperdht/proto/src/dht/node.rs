@@ -279,6 +279,11 @@ impl Dht {
         self.rpc.ping(now, to, socket, retries)
     }
 
+    /// See [`Rpc::ping_nat`]; [`Event::Rpc`] tells the end.
+    pub fn ping_nat(&mut self, now: Instant, to: SocketAddrV4, port: u16) -> RequestId {
+        self.rpc.ping_nat(now, to, port)
+    }
+
     /// Calls a request off: a ping, a handshake or a holepunch message. Its end is told still.
     pub fn cancel(&mut self, now: Instant, request: RequestId) {
         self.rpc.cancel(now, request);
@@ -437,6 +442,7 @@ impl Dht {
             rpc::Event::Network(network) => self.on_network(now, network),
             rpc::Event::Ready
             | rpc::Event::Ephemeral
+            | rpc::Event::Forwarded { .. }
             | rpc::Event::NatChanged(_)
             | rpc::Event::Resolve { .. } => {}
         }

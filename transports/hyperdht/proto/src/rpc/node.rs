@@ -1,5 +1,6 @@
 //! One node of the network.
 
+mod forwarding;
 mod inbound;
 mod outbound;
 mod reachability;
@@ -16,11 +17,12 @@ use std::{
 
 use rand::{Rng, rngs::StdRng};
 
-pub use self::{inbound::ReplyOptions, outbound::Ask};
 use self::{
+    forwarding::Forwarding,
     reachability::{AddressCheck, NetworkCheck, Startup},
     upkeep::Clock,
 };
+pub use self::{inbound::ReplyOptions, outbound::Ask};
 use super::{
     Config, Event, Network, NodeId, Peer, RequestId, Role, SocketId, Target, Transmit,
     bootstrap::{Bootstrap, BootstrapKey},
@@ -56,6 +58,7 @@ pub struct Rpc {
     queries: BTreeMap<QueryId, Query>,
     next_query: u64,
     startup: Startup,
+    forwarding: Option<Forwarding>,
     check: Option<NetworkCheck>,
     address_check: Option<AddressCheck>,
     /// The host, if any, for which joining was last tried.
@@ -115,6 +118,8 @@ enum Purpose {
     /// Does anything reach the server socket?
     QuickFirewallCheck,
     FirewallCheck,
+    /// Is the forwarded port open?
+    Forwarding,
     /// Are we where our id says?
     AddressCheck,
     Bootstrap(BootstrapKey),
@@ -142,7 +147,12 @@ impl Rpc {
             bootstrap: Bootstrap::new(config.bootstrap),
             queries: BTreeMap::new(),
             next_query: 0,
-            startup: Startup::new(&config.role, config.firewalled && config.quick_firewall_check),
+            startup: Startup::new(
+                &config.role,
+                config.firewalled && config.quick_firewall_check,
+                config.forwarded == Some(config.server_port),
+            ),
+            forwarding: config.forwarded.map(Forwarding::new),
             check: None,
             address_check: None,
             checked_host: None,
@@ -241,7 +251,8 @@ impl Rpc {
 
     /// Our address, if anybody can reach us there.
     pub fn public_address(&self) -> Option<SocketAddrV4> {
-        self.nat.address().filter(|addr| !self.firewalled && addr.port() == self.server_port)
+        let own = |addr: &SocketAddrV4| !self.firewalled && addr.port() == self.server_port;
+        self.forwarded_address().or_else(|| self.nat.address().filter(own))
     }
 
     /// Whether it is to be assumed that nobody reaches the server socket unasked.
@@ -260,8 +271,9 @@ impl Rpc {
     }
 
     /// The socket that requests leave from unless told otherwise.
-    pub const fn default_socket(&self) -> SocketId {
-        if self.firewalled { SocketId::Client } else { SocketId::Server }
+    pub fn default_socket(&self) -> SocketId {
+        let only_way = self.forwarding.as_ref().is_some_and(Forwarding::is_only_way);
+        if self.firewalled && !only_way { SocketId::Client } else { SocketId::Server }
     }
 
     /// What has become of our requests so far, and what is going on.

@@ -92,6 +92,8 @@ struct Host<M> {
     ip: Ipv4Addr,
     client_port: u16,
     firewalled: bool,
+    /// An address that leads to the server socket, whatever the firewall says.
+    forwarded: Option<SocketAddrV4>,
     written_to: HashMap<(SocketId, SocketAddrV4), Instant>,
     timer: Option<Instant>,
     /// Nothing comes to it and nothing goes.
@@ -156,6 +158,7 @@ impl<M: Machine> Testnet<M> {
             ip: *server.ip(),
             client_port: CLIENT_PORT,
             firewalled,
+            forwarded: None,
             written_to: HashMap::new(),
             timer: None,
             cut_off: false,
@@ -286,6 +289,18 @@ impl<M: Machine> Testnet<M> {
         result
     }
 
+    /// Has a router forward this port to a host's server socket, or none any more.
+    pub fn forward(&mut self, id: HostId, port: Option<u16>) {
+        let Some(host) = self.hosts.get_mut(id.0) else { return };
+        let forwarded = port.map(|port| SocketAddrV4::new(host.ip, port));
+        if let Some(before) = std::mem::replace(&mut host.forwarded, forwarded) {
+            self.by_addr.remove(&before);
+        }
+        if let Some(forwarded) = forwarded {
+            self.by_addr.insert(forwarded, (id, SocketId::Server));
+        }
+    }
+
     /// Lets the time pass.
     pub fn run_for(&mut self, time: Duration) {
         let until = self.now + time;
@@ -353,6 +368,7 @@ impl<M: Machine> Testnet<M> {
             && let Some(machine) = &mut host.machine
             && !host.cut_off
             && (!host.firewalled
+                || host.forwarded == Some(datagram.to)
                 || host
                     .written_to
                     .get(&(socket, datagram.from))

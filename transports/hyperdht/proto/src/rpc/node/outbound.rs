@@ -157,6 +157,7 @@ impl Rpc {
             Purpose::Swap { old, last_heard, new } => {
                 self.on_swap_checked(now, old, last_heard, new)
             }
+            Purpose::Forwarding => self.on_forwarding_pong(now, outcome.as_ref().ok()),
             Purpose::QuickFirewallCheck => self.startup.on_quick_check(outcome.is_ok()),
             Purpose::AddressCheck => self.on_address_pong(now, outcome.ok()),
             Purpose::FirewallCheck => self.on_firewall_pong(now, outcome.ok()),

@@ -40,9 +40,13 @@ enum Step {
 }
 
 impl Startup {
-    pub(super) fn new(role: &Role, quick_check: bool) -> Self {
+    pub(super) fn new(role: &Role, quick_check: bool, forwarded: bool) -> Self {
         let persistent = *role == Role::Persistent;
-        Self { step: Step::Begin, quick_check: quick_check && !persistent, check: persistent }
+        Self {
+            step: Step::Begin,
+            quick_check: quick_check && !persistent,
+            check: persistent || forwarded,
+        }
     }
 
     pub(super) const fn is_over(&self) -> bool {
@@ -104,7 +108,7 @@ impl Rpc {
         self.walk_home(now, false);
     }
 
-    fn walk_home(&mut self, now: Instant, again: bool) {
+    pub(super) fn walk_home(&mut self, now: Instant, again: bool) {
         let target = self.table.id().0;
         // The walk may be over before its id is known: a network's first node asks nobody.
         self.startup.step = Step::Walked { again };
@@ -121,6 +125,9 @@ impl Rpc {
         let Step::Walked { again } = self.startup.step else {
             return;
         };
+        if self.starts_with_forwarding(now) {
+            return;
+        }
         if again || !self.startup.check {
             self.finish_startup();
         } else {

@@ -643,3 +643,42 @@ mod hostile {
         }
     }
 }
+
+#[test]
+fn a_forwarded_port_counts_as_open_while_others_reach_it_and_not_longer() {
+    const PORT: u16 = 50_000;
+    let mut net = network(1, 12);
+    let config = Config { forwarded: Some(PORT), ..config(Role::Adaptive) };
+    let host = net.add(true, |now, rng, _| Rpc::new(config, now, rng));
+    let ip = *net.addr_of(host).ip();
+    let expect = |net: &mut Net, open: bool| {
+        let told = net.run_until(3 * MINUTE, |net| {
+            let told = |event| match event {
+                Event::Forwarded { port: PORT, open } => Some(open),
+                _ => None,
+            };
+            events(net, host).into_iter().find_map(told)
+        });
+        assert_eq!(told, Some(open));
+        let rpc = net.machine(host);
+        let address = open.then(|| SocketAddrV4::new(ip, PORT));
+        assert_eq!((rpc.public_address(), rpc.entrance()), (address, open.then_some(PORT)));
+        assert_eq!(rpc.default_socket(), SocketId::Client);
+    };
+    expect(&mut net, false);
+    net.forward(host, Some(PORT));
+    expect(&mut net, true);
+    net.forward(host, None);
+    expect(&mut net, false);
+}
+
+#[test]
+fn a_port_that_is_forwarded_from_the_start_is_known_when_the_start_is_over() {
+    let mut net = network(1, 12);
+    let config = Config { forwarded: Some(50_000), ..config(Role::Adaptive) };
+    let host = net.add(true, |now, rng, _| Rpc::new(config, now, rng));
+    net.forward(host, Some(50_000));
+    let ready = net.run_until(MINUTE, |net| net.machine(host).is_ready().then_some(()));
+    assert_eq!(ready, Some(()));
+    assert!(net.machine(host).public_address().is_some());
+}

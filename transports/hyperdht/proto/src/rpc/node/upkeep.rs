@@ -108,6 +108,9 @@ impl Rpc {
         if !self.check_firewall(now) {
             self.try_to_join(now);
         }
+        if self.clock.tick.is_multiple_of(FORWARDING_TICKS) {
+            self.check_forwarding(now);
+        }
         if self.clock.tick.is_multiple_of(PING_TICKS) {
             self.ping_some(now);
         }
@@ -367,6 +370,9 @@ const OLD_NODE: u64 = 360;
 const MAX_HINTED_CHECKS: usize = 10;
 /// Challenges in full buckets at a time.
 const MAX_SWAPS: usize = 3;
+
+/// From one look at a forwarded port to the next: a minute.
+const FORWARDING_TICKS: u64 = 12;
 
 #[cfg(test)]
 mod tests {
