@@ -3,6 +3,7 @@
 use std::{
     fmt, fs,
     net::Ipv4Addr,
+    num::NonZeroU16,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -79,6 +80,8 @@ pub struct DhtConfig {
     pub host: Ipv4Addr,
     /// The port to bind; 0 for the usual ones and then any.
     pub port: u16,
+    /// The port under which others reach that one, where a router forwards one.
+    pub forwarded_port: Option<NonZeroU16>,
     /// `host:port` of the nodes to start from; empty for the public DHT.
     pub bootstrap: Vec<String>,
 }
@@ -201,9 +204,13 @@ pub fn http(layers: &Layers) -> Result<HttpConfig, ConfigError> {
 /// # Errors
 /// When one of them makes no sense.
 pub fn dht(layers: &Layers) -> Result<DhtConfig, ConfigError> {
+    let forwarded_port: Option<NonZeroU16> = parse(layers, Knob::DhtForwardedPort)?;
+    let port = parse(layers, Knob::DhtPort)?.filter(|port| *port != 0);
     Ok(DhtConfig {
         host: parse(layers, Knob::DhtHost)?.unwrap_or(Ipv4Addr::UNSPECIFIED),
-        port: parse(layers, Knob::DhtPort)?.unwrap_or(0),
+        // A router forwards to one port, and cannot know of a random one.
+        port: port.or(forwarded_port.map(NonZeroU16::get)).unwrap_or(0),
+        forwarded_port,
         bootstrap: bootstrap(layers)?,
     })
 }

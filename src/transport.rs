@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
+    num::NonZeroU16,
     sync::Arc,
 };
 
@@ -96,6 +97,7 @@ pub async fn node_options(config: &DhtConfig) -> Result<NodeOptions, TransportEr
         bootstrap: bootstrap(&config.bootstrap).await?,
         host: config.host,
         port: (config.port != 0).then_some(config.port),
+        forwarded: config.forwarded_port.map(NonZeroU16::get),
         ..NodeOptions::default()
     })
 }
@@ -138,7 +140,7 @@ impl LocalDht {
     /// How to join it.
     pub fn config(&self) -> DhtConfig {
         let bootstrap = self.testnet.bootstrap().iter().map(SocketAddr::to_string).collect();
-        DhtConfig { host: Ipv4Addr::LOCALHOST, port: 0, bootstrap }
+        DhtConfig { host: Ipv4Addr::LOCALHOST, port: 0, forwarded_port: None, bootstrap }
     }
 }
 

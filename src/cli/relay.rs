@@ -12,13 +12,14 @@ use dht_prometheus::{
 use super::{Failure, layers, runtime, settings_of, stop_signal};
 
 /// The bridge's settings that a relay has, too.
-const KNOBS: [Knob; 10] = [
+const KNOBS: [Knob; 11] = [
     Knob::KeyPairSeed,
     Knob::KeyPairSeedFile,
     Knob::HttpHost,
     Knob::HttpPort,
     Knob::DhtHost,
     Knob::DhtPort,
+    Knob::DhtForwardedPort,
     Knob::Bootstrap,
     Knob::BootstrapPort,
     Knob::LogLevel,

@@ -27,6 +27,8 @@ pub enum Knob {
     DhtHost,
     /// The UDP port to bind.
     DhtPort,
+    /// The UDP port under which others reach that one.
+    DhtForwardedPort,
     /// The DHT nodes to start from.
     Bootstrap,
     /// A local DHT node to start from.
@@ -60,7 +62,7 @@ pub const PREFIXES: [&str; 2] = ["DHT_PROM_", "HYPERDHT_PROM_"];
 
 impl Knob {
     /// Every setting, in the order in which one reads about them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::SharedSecret,
         Self::SharedSecretFile,
         Self::KeyPairSeed,
@@ -73,6 +75,7 @@ impl Knob {
         Self::HttpGzip,
         Self::DhtHost,
         Self::DhtPort,
+        Self::DhtForwardedPort,
         Self::Bootstrap,
         Self::BootstrapPort,
         Self::LogLevel,
@@ -165,6 +168,13 @@ impl Knob {
                 PORT,
                 "0, which tries 49737 to 49741 and then any",
                 "the DHT's UDP port; set it where one port is open",
+            ),
+            Self::DhtForwardedPort => (
+                "dht_forwarded_port",
+                "PORT",
+                "a port, 1 to 65535",
+                "none",
+                "the UDP port of the router that it forwards to the DHT's, which is the same unless it is set",
             ),
             Self::Bootstrap => (
                 "bootstrap",

@@ -234,3 +234,20 @@ fn the_readme_has_a_sample_file_that_works() {
     let config = Config::from_layers(&layers).unwrap();
     assert_eq!((config.http.port, config.dht.port), (30_000, 49_737));
 }
+
+#[test]
+fn a_forwarded_port_is_also_the_one_to_bind_unless_that_is_set() {
+    let ports = |variables: &[(&str, &str)]| {
+        let dht = with_secret(variables).unwrap().dht;
+        (dht.forwarded_port.map(NonZeroU16::get), dht.port)
+    };
+    assert_eq!(ports(&[]), (None, 0));
+    assert_eq!(ports(&[("DHT_PROM_DHT_FORWARDED_PORT", "50000")]), (Some(50_000), 50_000));
+    let both = [("HYPERDHT_PROM_DHT_FORWARDED_PORT", "50000"), ("DHT_PROM_DHT_PORT", "49737")];
+    assert_eq!(ports(&both), (Some(50_000), 49_737));
+    for wrong in ["0", "65536", "50000:49737"] {
+        let error = refusal(&[("DHT_PROM_DHT_FORWARDED_PORT", wrong)]);
+        let rule = "DHT_PROM_DHT_FORWARDED_PORT env var must be a port, 1 to 65535, not ";
+        assert!(error.starts_with(rule), "{error}");
+    }
+}

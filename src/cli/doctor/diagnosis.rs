@@ -10,6 +10,8 @@ use serde::Serialize;
 pub(super) struct Findings {
     /// `DHT_PROM_DHT_PORT`, if it is set.
     pub(super) port: Option<u16>,
+    /// `DHT_PROM_DHT_FORWARDED_PORT`, if it is set.
+    pub(super) forwarded: Option<u16>,
     /// Seconds since 1970, as this host's clock has it.
     pub(super) unix_seconds: u64,
     /// What became of binding the port that the bridge would take.
@@ -103,11 +105,11 @@ pub(super) fn diagnose(findings: &Findings) -> Diagnosis {
     checks.push(binding(findings));
     let mut access = Access::Blocked;
     if let Some(network) = &findings.network {
-        access = access_to(network);
+        access = access_to(network, findings.forwarded);
         checks.extend(network.bootstrap.iter().map(bootstrap));
         checks.extend(silence(network, findings));
         checks.extend(nat(network));
-        checks.extend(port(network, findings.port, access));
+        checks.extend(port(network, findings, access));
     }
     checks.extend(findings.bridge.as_ref().and_then(bridge));
     checks.extend(findings.trial.as_ref().map(|trial| encounter(trial, access)));
@@ -116,8 +118,11 @@ pub(super) fn diagnose(findings: &Findings) -> Diagnosis {
     Diagnosis { reachable: !failed && access != Access::Blocked, access, checks }
 }
 
-fn access_to(network: &NatReport) -> Access {
-    if network.port.only_way || network.port.is_reachable() {
+fn access_to(network: &NatReport, forwarded: Option<u16>) -> Access {
+    if network.port.only_way {
+        return if forwarded.is_some() { Access::Open } else { Access::Blocked };
+    }
+    if network.port.is_reachable() {
         return Access::Open;
     }
     match network.mapping {
@@ -221,40 +226,56 @@ fn nat(network: &NatReport) -> Option<Check> {
     Some(check)
 }
 
-fn port(network: &NatReport, set: Option<u16>, access: Access) -> Option<Check> {
+fn port(network: &NatReport, findings: &Findings, access: Access) -> Option<Check> {
     let (port, public) = (network.port, network.port.public);
     if port.only_way {
-        return Some(Check::ok(
-            "port",
-            format!(
-                "A firewall lets UDP port {public} through and no other. The bridge uses it for all, \
-                 and takes it as open to everybody."
-            ),
-        ));
+        return Some(only_way(port.local, findings.forwarded));
     }
     if port.asked == 0 {
         return None;
     }
     let reached = format!("{} of {} nodes", port.reached, port.asked);
+    let name = match findings.forwarded {
+        Some(_) => format!("Forwarded UDP port {public}"),
+        None => format!("UDP port {public}"),
+    };
     if port.is_reachable() {
-        return Some(Check::ok(
-            "port",
-            format!("UDP port {public} is open: {reached} reached it."),
-        ));
+        return Some(Check::ok("port", format!("{name} is open: {reached} reached it.")));
     }
-    let text = format!("UDP port {public} is closed to the outside: {reached} reached it.");
+    let text = format!("{name} is closed to the outside: {reached} reached it.");
     let inside = port.local;
-    let forward = format!(
-        "Forward a UDP port to port {inside} of this host on the router, let it through the firewalls, \
-         and set DHT_PROM_DHT_PORT to {inside}: then services connect directly from anywhere."
-    );
-    match (set, access) {
+    let forward = match findings.forwarded {
+        Some(_) => format!(
+            "Forward UDP port {public} on the router to port {inside} of this host, and let that through \
+             the firewalls. If the router has another number for it, DHT_PROM_DHT_FORWARDED_PORT must \
+             be that one."
+        ),
+        None => format!(
+            "Forward a UDP port on the router to port {inside} of this host, let it through the \
+             firewalls, and set DHT_PROM_DHT_PORT to {inside} and DHT_PROM_DHT_FORWARDED_PORT to the \
+             router's port: then services connect directly from anywhere."
+        ),
+    };
+    match (findings.port.or(findings.forwarded), access) {
         // Whoever sets a port means it to be open.
         (Some(_), _) | (None, Access::Guessed) => {
             Some(Check::warning("port", text).advise(forward))
         }
         (None, _) => Some(Check::ok("port", text)),
     }
+}
+
+/// A firewall lets one port through. The bridge keeps to it when it is told to.
+fn only_way(local: u16, forwarded: Option<u16>) -> Check {
+    let text = format!("A firewall lets UDP port {local} through and no other.");
+    if forwarded.is_some() {
+        let text = format!("{text} The bridge uses it for all, and takes it as open to everybody.");
+        return Check::ok("port", text);
+    }
+    Check::failure("port", text).advise(format!(
+        "Set DHT_PROM_DHT_FORWARDED_PORT to the port under which others reach it, which is {local} \
+         unless a router forwards another one: then the bridge uses no other."
+    ))
 }
 
 /// What the bridge's own key says, where it says anything.
@@ -316,7 +337,7 @@ fn services(access: Access) -> Option<Check> {
             State::Warning,
             "Services with a public address connect directly. Behind a NAT that holes can be punched \
              into they need some seconds, and now and then another try. Behind a symmetric NAT they do \
-             not get through.",
+             not get through without a relay (`dht-prometheus relay`), or a forwarded port here.",
         ),
         Access::Unclear => (
             State::Warning,
@@ -381,6 +402,7 @@ mod tests {
     fn findings(network: NatReport) -> Findings {
         Findings {
             port: None,
+            forwarded: None,
             unix_seconds: WRITTEN,
             binding: Binding::Free,
             network: Some(network),
@@ -436,6 +458,20 @@ mod tests {
         assert_eq!(state(None, Mapping::Consistent), State::Ok);
         assert_eq!(state(Some(4000), Mapping::Consistent), State::Warning);
         assert_eq!(state(None, Mapping::Random), State::Warning, "an open port would help here");
+    }
+
+    #[test]
+    fn one_port_through_a_firewall_is_enough_for_a_bridge_that_is_told_so() {
+        let diagnosis = |forwarded| {
+            let mut network = network(Mapping::Own, 0);
+            network.port.only_way = true;
+            diagnose(&Findings { forwarded, trial: None, ..findings(network) })
+        };
+        assert!(diagnosis(Some(4000)).reachable);
+        let untold = diagnosis(None);
+        assert!(!untold.reachable);
+        let advice = check(&untold, "port").and_then(|check| check.advice.clone());
+        assert!(advice.expect("advice").contains("DHT_PROM_DHT_FORWARDED_PORT"));
     }
 
     #[test]

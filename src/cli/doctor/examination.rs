@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    num::NonZeroU16,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -23,6 +24,7 @@ pub(super) async fn examine(config: &DhtConfig, seed: Option<&Seed>) -> Findings
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut findings = Findings {
         port: (config.port != 0).then_some(config.port),
+        forwarded: config.forwarded_port.map(NonZeroU16::get),
         unix_seconds: unix.as_secs(),
         binding: Binding::Free,
         network: None,
@@ -42,14 +44,15 @@ impl Findings {
     /// Looks at the network from the bridge's port, or where that is taken from another.
     async fn look(&mut self, config: &DhtConfig) {
         let nodes = bootstrap(config);
-        let options = NodeOptions { host: config.host, port: self.port, ..NodeOptions::default() };
+        let (host, port, forwarded) = (config.host, self.port, self.forwarded);
+        let options = NodeOptions { host, port, forwarded, ..NodeOptions::default() };
         match NatReport::examine(&options, &nodes).await {
             Ok(network) => self.network = Some(network),
             Err(StartError::Bind { address, source, .. })
                 if source.kind() == io::ErrorKind::AddrInUse =>
             {
                 self.binding = Binding::Taken(address.port());
-                let options = NodeOptions { port: Some(0), ..options };
+                let options = NodeOptions { port: Some(0), forwarded: None, ..options };
                 self.network = NatReport::examine(&options, &nodes).await.ok();
             }
             Err(StartError::Bind { address, source, .. }) => {
@@ -67,7 +70,7 @@ impl Findings {
             // A second node could not say a word.
             return;
         }
-        let elsewhere = NodeOptions { port: Some(0), ..options.clone() };
+        let elsewhere = NodeOptions { port: Some(0), forwarded: None, ..options.clone() };
         let taken = matches!(self.binding, Binding::Taken(_));
         let first = if taken { elsewhere.clone() } else { options };
         let (Ok(first), Ok(second)) = (Node::start(first).await, Node::start(elsewhere).await)
