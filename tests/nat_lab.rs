@@ -69,14 +69,17 @@ fn doctor_tells_the_kinds_of_nat_apart_and_who_gets_through() {
         (Nat::Symmetric, None, "guessed", true),
         (Nat::Blocked, None, "blocked", false),
         (Nat::Cone, Some(49_737), "open", true),
+        (Nat::Cone, Some(50_000), "open", true),
         (Nat::Symmetric, Some(49_737), "open", true),
     ];
     for (nat, forwarded, access, reachable) in cases {
         lab.put(Side::A, nat);
         if let Some(port) = forwarded {
-            lab.forward(Side::A, port, port);
+            lab.forward(Side::A, port, 49_737);
         }
-        let report = doctor(&lab, &network, &["--dht-port", "49737"]);
+        let port = forwarded.map(|port| format!("--dht-forwarded-port={port}"));
+        let settings = ["--dht-port=49737"].into_iter().chain(port.as_deref());
+        let report = doctor(&lab, &network, &settings.collect::<Vec<_>>());
         assert_eq!(report["access"], access, "{nat:?} {forwarded:?}: {report:#}");
         assert_eq!(report["reachable"], reachable, "{nat:?} {forwarded:?}: {report:#}");
     }

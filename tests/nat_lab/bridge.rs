@@ -90,6 +90,38 @@ fn scrapes_of_what_udp_does_not_reach_fail_in_time_and_say_why() {
     });
 }
 
+#[test]
+fn a_forwarded_port_opens_the_bridge_to_every_service_whatever_is_before_both() {
+    let Some(place) = Scenery::build() else { return };
+    // The bridge's NAT, the port that it forwards to 49737, and whether the host has a firewall, too.
+    let cases = [
+        (Nat::Cone, Some(50_000), false),
+        (Nat::Symmetric, Some(49_737), false),
+        (Nat::Symmetric, Some(50_000), false),
+        (Nat::Cone, Some(49_737), true),
+        (Nat::Open, None, true),
+    ];
+    for (nat, forwarded, firewall) in cases {
+        place.lab.put(Side::A, nat);
+        place.lab.put(Side::B, Nat::Symmetric);
+        if let Some(port) = forwarded {
+            place.lab.forward(Side::A, port, 49_737);
+        }
+        if firewall {
+            place.lab.firewall(Side::A, 49_737);
+        }
+        place.lab.within(Place::Host(Side::A), || {
+            let began = Instant::now();
+            let port = forwarded.unwrap_or(49_737).to_string();
+            let forwarded = [("DHT_PORT", "49737".to_owned()), ("DHT_FORWARDED_PORT", port)];
+            let scene = Scene::set_with(&place, &forwarded);
+            let took = began.elapsed().as_secs_f64();
+            eprintln!("{nat:?}, {forwarded:?}, firewall {firewall}: all up after {took:.1} s");
+            scene.end();
+        });
+    }
+}
+
 /// How long the weather stays bad.
 fn weather() -> Duration {
     let seconds = std::env::var("DHT_PROM_LAB_WEATHER_SECONDS");
@@ -100,7 +132,6 @@ fn weather() -> Duration {
 struct Scenery {
     lab: NatLab,
     network: Network,
-    peers: Peers,
 }
 
 impl Scenery {
@@ -110,7 +141,7 @@ impl Scenery {
         let network = Network::start(&lab, &peers, &[Stack::Node, Stack::Rust], PUBLIC_HOSTS);
         lab.put(Side::A, Nat::Cone);
         lab.put(Side::B, Nat::Cone);
-        Some(Self { lab, network, peers })
+        Some(Self { lab, network })
     }
 }
 
@@ -129,9 +160,15 @@ struct Scene<'a> {
 impl<'a> Scene<'a> {
     /// On a thread within the bridge's host.
     fn set(place: &'a Scenery) -> Self {
-        let Scenery { lab, network, peers } = place;
+        Self::set_with(place, &[])
+    }
+
+    fn set_with(place: &'a Scenery, settings: &[(&'static str, String)]) -> Self {
+        let Scenery { lab, network } = place;
         let folder = tempfile::tempdir().unwrap();
+        let others = settings.to_vec();
         let settings = BridgeSettings::in_lab(&Subject::own(BRIDGE), network, folder.path());
+        let settings = BridgeSettings { others, ..settings };
         let bridge = settings.start();
         let specs = Generation::ALL.map(|generation| {
             ClientSpec::new(generation, ALIASES[usize::from(generation.number()) - 1])
@@ -139,7 +176,7 @@ impl<'a> Scene<'a> {
         let credentials = (bridge.public_key(), settings.secret.as_str());
         let there = Place::Host(Side::B);
         let clients = Client::start_in((lab, network), there, credentials, &specs);
-        let service = peers.service((lab, network), there, credentials, ALIASES[2]);
+        let service = Peers::service((lab, network), there, credentials, ALIASES[2]);
         clients.expect_all_registered(specs.len());
         service.expect_line("`registered`", registered);
         let config = super::print_config(&["--http-sd"], bridge.http_port());
@@ -206,9 +243,9 @@ impl<'a> Scene<'a> {
 
     /// Has one more service register.
     fn admits(&mut self, alias: &str) -> Result<(), String> {
-        let Scenery { lab, network, peers } = self.place;
+        let Scenery { lab, network } = self.place;
         let credentials = (self.bridge.public_key(), self.settings.secret.as_str());
-        let service = peers.service((lab, network), Place::Host(Side::B), credentials, alias);
+        let service = Peers::service((lab, network), Place::Host(Side::B), credentials, alias);
         let deadline = Instant::now() + RECOVERY;
         let found = service.stdout().find_from(0, deadline, registered);
         let lines = service.stdout().all();

@@ -28,31 +28,24 @@ pub enum Stack {
 #[derive(Clone, Debug)]
 pub struct Peers {
     node: PathBuf,
-    rust: Examples,
-}
-
-/// Where our examples are.
-#[derive(Clone, Debug)]
-struct Examples {
-    echo: PathBuf,
-    service: PathBuf,
+    rust: PathBuf,
 }
 
 impl Peers {
-    /// Builds our examples, with the options that cargo knows as `--release` if asked for.
+    /// Builds the example, with the options that cargo knows as `--release` if asked for.
     ///
     /// # Panics
-    /// When the Node packages are missing or an example does not build.
+    /// When the Node packages are missing or the example does not build.
     #[must_use]
     pub fn find(release: bool) -> Self {
-        static DEBUG: OnceLock<Examples> = OnceLock::new();
-        static RELEASE: OnceLock<Examples> = OnceLock::new();
+        static DEBUG: OnceLock<PathBuf> = OnceLock::new();
+        static RELEASE: OnceLock<PathBuf> = OnceLock::new();
         let interop =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../../transports/hyperdht/tests/interop");
         let packages = interop.join("node_modules");
         assert!(packages.is_dir(), "{}: `cargo xtask test` installs it", packages.display());
         let built = if release { &RELEASE } else { &DEBUG };
-        let rust = built.get_or_init(|| build_examples(release)).clone();
+        let rust = built.get_or_init(|| build_example("echo", release)).clone();
         Self { node: interop.join("nat-peer.mjs"), rust }
     }
 
@@ -65,7 +58,7 @@ impl Peers {
         let mut words = lab.words(place);
         match stack {
             Stack::Node => words.extend(["node".to_owned(), self.node.display().to_string()]),
-            Stack::Rust => words.push(self.rust.echo.display().to_string()),
+            Stack::Rust => words.push(self.rust.display().to_string()),
         }
         let name = format!("a {stack:?} peer ({})", args.join(" "));
         Process::spawn(&name, command(&words, args))
@@ -75,17 +68,18 @@ impl Peers {
     /// Node's are [`Client`](crate::Client).
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// When it does not build or cannot be started.
     #[must_use]
     pub fn service(
-        &self,
         (lab, network): (&NatLab, &Network),
         place: Place,
         (bridge, secret): (&str, &str),
         alias: &str,
     ) -> Process {
+        static SERVICE: OnceLock<PathBuf> = OnceLock::new();
+        let service = SERVICE.get_or_init(|| build_example("service", false));
         let mut words = lab.words(place);
-        words.push(self.rust.service.display().to_string());
+        words.push(service.display().to_string());
         let mut command = command(&words, &[bridge, alias, network.bootstrap()]);
         command.env("DHT_PROM_SHARED_SECRET", secret);
         Process::spawn(&format!("the service {alias}"), command)
@@ -238,30 +232,26 @@ fn command(words: &[String], args: &[&str]) -> Command {
     command
 }
 
-fn build_examples(release: bool) -> Examples {
+fn build_example(name: &str, release: bool) -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     // All of the workspace, since fewer packages would have dependencies built with other features.
-    build.args(["build", "--quiet", "--locked", "--workspace"]);
-    build.args(["--example", "echo", "--example", "service"]);
+    build.args(["build", "--quiet", "--locked", "--workspace", "--example", name]);
     build.args(["--message-format", "json"]).current_dir(env!("CARGO_MANIFEST_DIR"));
     if release {
         build.arg("--release");
     }
     let output = build.output().expect("cargo runs");
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "the examples do not build: {stderr}");
+    assert!(output.status.success(), "the example {name} does not build: {stderr}");
     let lines = String::from_utf8_lossy(&output.stdout).into_owned();
-    let find = |name: &str| {
-        let mut built = lines.lines().filter_map(|line| {
-            let message: Value = serde_json::from_str(line).ok()?;
-            let target = &message["target"];
-            let example = target["name"] == name && target["kind"][0] == "example";
-            message["executable"].as_str().filter(|_| example).map(PathBuf::from)
-        });
-        built.next_back().unwrap_or_else(|| panic!("cargo does not say where {name} is"))
-    };
-    Examples { echo: find("echo"), service: find("service") }
+    let mut built = lines.lines().filter_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let target = &message["target"];
+        let example = target["name"] == name && target["kind"][0] == "example";
+        message["executable"].as_str().filter(|_| example).map(PathBuf::from)
+    });
+    built.next_back().expect("cargo says where the example is")
 }
 
 /// The usual port of DHT nodes.
