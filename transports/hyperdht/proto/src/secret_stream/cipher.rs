@@ -11,19 +11,22 @@
 //! # Why these crates
 //!
 //! No AEAD interface computes a MAC of this shape. What does, in microseconds to decrypt one message
-//! that lies in the cache (one core of an EPYC with AVX-512, rustc 1.95, November 2026):
+//! that lies in the cache (one core, rustc 1.95, November 2026; the first figure on an EPYC with AVX2,
+//! the second on one with AVX-512, where this workspace's `--cfg chacha20_avx512` counts):
 //!
 //! | | 1 KB | 10 KB | 64 KB | 1 MB | |
 //! |---|--:|--:|--:|--:|---|
-//! | `chacha20` 0.10 + `poly1305` 0.9, here | 2.2 | 9.8 | 57 | 924 | audited in 2020; in place |
-//! | the same with `--cfg chacha20_avx512` | 1.6 | 5.0 | 29 | 461 | as this workspace builds it |
-//! | `libsodium-rs` 0.3 (libsodium 1.0.22) | 0.95 | 4.3 | 26 | 442 | the reference, audited; built from C; a new `Vec` for each message |
-//! | `dryoc` 2.0 | 0.58 | 2.2 | 13 | 192 | no audit known; into another buffer |
+//! | `chacha20` 0.10 and Poly1305 of `dryoc` 2.0, here | 1.5 | 8.5 | 52 | 870 | in place |
+//! | `chacha20` 0.10 and `poly1305` 0.9 | 2.9, 1.6 | 10.4, 5.0 | 57, 29 | 920, 461 | in place |
+//! | `libsodium-rs` 0.3 (libsodium 1.0.22) | -, 0.95 | -, 4.3 | -, 26 | -, 442 | the reference, audited; built from C; a new `Vec` for each message |
+//! | `dryoc` 2.0 | 1.2, 0.58 | 6.9, 2.2 | 48, 13 | 655, 192 | into another buffer |
 //!
-//! The first is the one that is reviewed, needs no C compiler, and decrypts where the message was
-//! received. The last is what to try where decryption limits a deployment; only this file and its two
-//! callers would change. Until then it checks this one in the tests, and `benches/secret_stream.rs`
-//! measures both.
+//! The stream cipher is RustCrypto's, which is reviewed and decrypts where the message was received.
+//! RustCrypto's Poly1305 takes 1.7 us for any message, however short, where AVX2 is found at run time:
+//! its vector functions are not inlined then. `dryoc`'s takes 0.06 us for 64 bytes, and a third of the
+//! other's time for 10 KB; a scrape, which is a short message and a long one, saves 3.5 us at 1 KB and 5
+//! at 10 KB of about 50 and 70. No audit of it is known: libsodium's recorded messages and RustCrypto's
+//! implementation check it in the tests. `benches/secret_stream.rs` measures this and all of `dryoc`.
 
 use bytes::BufMut;
 use chacha20::{
@@ -31,9 +34,9 @@ use chacha20::{
     cipher::{KeyIvInit, StreamCipher},
     hchacha,
 };
-use poly1305::{
-    Block, Poly1305,
-    universal_hash::{KeyInit, UniversalHash},
+use dryoc::classic::crypto_onetimeauth::{
+    OnetimeauthState as Mac, crypto_onetimeauth_final as finish, crypto_onetimeauth_init as init,
+    crypto_onetimeauth_update as update,
 };
 use subtle::ConstantTimeEq;
 use zeroize::{ZeroizeOnDrop, Zeroizing};
@@ -106,7 +109,7 @@ impl Cipher {
 
     /// The keystream from where the message begins, the keyed MAC, and the keystream's block 1, which
     /// hides the tag byte.
-    fn begin(&self) -> (ChaCha20, Poly1305, Zeroizing<[u8; 64]>) {
+    fn begin(&self) -> (ChaCha20, Mac, Zeroizing<[u8; 64]>) {
         let mut keystream = self.keystream();
         let mut blocks = Zeroizing::new([[0; 32]; 4]);
         keystream.apply_keystream(blocks.as_flattened_mut());
@@ -115,7 +118,7 @@ impl Cipher {
         let (tag_front, tag_back) = tag_block.split_at_mut(32);
         tag_front.copy_from_slice(front);
         tag_back.copy_from_slice(back);
-        (keystream, Poly1305::new(mac_key.into()), tag_block)
+        (keystream, init(mac_key), tag_block)
     }
 
     fn keystream(&self) -> ChaCha20 {
@@ -148,21 +151,23 @@ impl Cipher {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Forged;
 
-fn authenticate(mut mac: Poly1305, tag_block: &[u8; 64], ciphertext: &[u8]) -> [u8; MAC] {
-    let (tag_blocks, _) = Block::slice_as_chunks(tag_block);
-    mac.update(tag_blocks);
-    let (blocks, rest) = Block::slice_as_chunks(ciphertext);
-    mac.update(blocks);
+fn authenticate(mut mac: Mac, tag_block: &[u8; 64], ciphertext: &[u8]) -> [u8; MAC] {
+    update(&mut mac, tag_block);
+    update(&mut mac, ciphertext);
 
     const ASSOCIATED_DATA: u64 = 0;
-    let mut tail = [0; 2 * 15 + 16];
+    let rest = ciphertext.len() % 16;
+    let mut tail = [0; 15 + 16];
     let mut cursor = &mut tail[..];
-    cursor.put_slice(rest);
-    cursor.put_bytes(0, rest.len());
+    cursor.put_bytes(0, rest);
     cursor.put_u64_le(ASSOCIATED_DATA);
     cursor.put_u64_le((tag_block.len() + ciphertext.len()) as u64);
-    let (tail, _) = tail.split_at(2 * rest.len() + 16);
-    mac.compute_unpadded(tail).into()
+    let (tail, _) = tail.split_at(rest + 16);
+    update(&mut mac, tail);
+
+    let mut code = [0; MAC];
+    finish(mac, &mut code);
+    code
 }
 
 #[cfg(test)]
@@ -172,6 +177,7 @@ mod tests {
         crypto_secretstream_xchacha20poly1305_pull as pull,
         crypto_secretstream_xchacha20poly1305_push as push,
     };
+    use poly1305::{Poly1305, universal_hash::KeyInit};
     use proptest::prelude::*;
     use serde_json::Value;
 
@@ -260,6 +266,20 @@ mod tests {
     }
 
     proptest! {
+        /// The MAC by itself against RustCrypto's.
+        #[test]
+        fn poly1305_agrees(
+            key: [u8; 32],
+            tag_block: [u8; 64],
+            ciphertext in proptest::collection::vec(any::<u8>(), 0..3000),
+        ) {
+            let rest = ciphertext.len() % 16;
+            let lengths = [0, 64 + ciphertext.len() as u64].map(u64::to_le_bytes);
+            let all = [&tag_block, &ciphertext[..], &[0; 15][..rest], lengths.as_flattened()].concat();
+            let theirs: [u8; MAC] = Poly1305::new(&key.into()).compute_unpadded(&all).into();
+            prop_assert_eq!(authenticate(init(&key), &tag_block, &ciphertext), theirs);
+        }
+
         /// Both ways against an implementation by other people, key changes included.
         #[test]
         fn dryoc_agrees(
