@@ -44,8 +44,10 @@ pub enum AckPolicy {
     /// Each packet at once, as libudx does.
     EveryPacket,
     /// Once per batch of datagrams that the socket had ready, and at once when `packets` are owed
-    /// and at an END. Full packets in a row wait for the fourth, for 1 ms at most. Each packet at
-    /// once while one is missing and for four round trips after, and what had come already.
+    /// and at an END. For 1 ms at most, full packets in a row wait for the fourth, or for the eighth
+    /// where bursts have ended by themselves, and the end of a burst waits for data that carries the
+    /// acknowledgement where such data has been following. Each packet at once while one is missing
+    /// and for four round trips after, and what had come already.
     Batched {
         /// Packets that one acknowledgement may cover.
         packets: u16,

@@ -212,11 +212,11 @@ impl Stream {
         wire.resize(wire.len() + usize::from(padding), 0);
         self.buffer.copy(offset, len, wire);
         self.counts.bytes_sent += len as u64;
-        self.acks.paid();
+        self.acks.paid_with_data(now);
     }
 
     fn write_ack(&mut self, now: Time, wire: &mut Vec<u8>) -> usize {
-        self.acks.paid();
+        self.acks.paid_alone(now);
         if !self.reassembly.has_gap() {
             return self.write_header(now, Flags::ACK, wire);
         }
