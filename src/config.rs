@@ -9,7 +9,7 @@ use std::{
 };
 
 use dht_prom_client::SharedSecret;
-use dht_prom_transport::decode_key;
+use dht_prom_transport::{PublicKey, decode_key};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 mod knob;
@@ -84,6 +84,8 @@ pub struct DhtConfig {
     pub forwarded_port: Option<NonZeroU16>,
     /// `host:port` of the nodes to start from; empty for the public DHT.
     pub bootstrap: Vec<String>,
+    /// Blind relays to meet peers at, when no direct path to them opens.
+    pub relays: Vec<PublicKey>,
 }
 
 /// What is logged, and how.
@@ -212,6 +214,7 @@ pub fn dht(layers: &Layers) -> Result<DhtConfig, ConfigError> {
         port: port.or(forwarded_port.map(NonZeroU16::get)).unwrap_or(0),
         forwarded_port,
         bootstrap: bootstrap(layers)?,
+        relays: relays(layers)?,
     })
 }
 
@@ -288,6 +291,13 @@ fn bootstrap(layers: &Layers) -> Result<Vec<String>, ConfigError> {
     }
     let local = parse::<u16>(layers, Knob::BootstrapPort)?;
     Ok(local.map(|port| format!("127.0.0.1:{port}")).into_iter().collect())
+}
+
+fn relays(layers: &Layers) -> Result<Vec<PublicKey>, ConfigError> {
+    let Some(setting) = layers.find(Knob::Relays) else { return Ok(Vec::new()) };
+    let keys = setting.text.split(',').map(|key| key.trim().parse());
+    let keys: Result<Vec<_>, _> = keys.collect();
+    keys.map_err(|_| refuse(Knob::Relays, setting))
 }
 
 /// Whether this is `host:port`, an IPv6 host standing in brackets.

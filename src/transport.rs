@@ -98,6 +98,7 @@ pub async fn node_options(config: &DhtConfig) -> Result<NodeOptions, TransportEr
         host: config.host,
         port: (config.port != 0).then_some(config.port),
         forwarded: config.forwarded_port.map(NonZeroU16::get),
+        relays: config.relays.iter().map(|key| (*key.as_bytes()).into()).collect(),
         ..NodeOptions::default()
     })
 }
@@ -140,7 +141,13 @@ impl LocalDht {
     /// How to join it.
     pub fn config(&self) -> DhtConfig {
         let bootstrap = self.testnet.bootstrap().iter().map(SocketAddr::to_string).collect();
-        DhtConfig { host: Ipv4Addr::LOCALHOST, port: 0, forwarded_port: None, bootstrap }
+        DhtConfig {
+            host: Ipv4Addr::LOCALHOST,
+            port: 0,
+            forwarded_port: None,
+            bootstrap,
+            relays: Vec::new(),
+        }
     }
 }
 

@@ -6,7 +6,9 @@
 //! ```
 //!
 //! BRIDGE is the bridge's public key, and ALIAS the name to be scraped under. BOOTSTRAP is HOST:PORT,
-//! several with commas, where the network is not the public one. It prints `registered ALIAS updated`,
+//! several with commas, where the network is not the public one. `DHT_PROM_RELAYS` names blind relays,
+//! keys with commas between, for where the NATs of both sides cannot be crossed; those that the bridge
+//! names need not be named here. It prints `registered ALIAS updated`,
 //! or `registered ALIAS known` where that told the bridge nothing new, and `failed ALIAS REASON`, as it
 //! registers each hour and tries again when that fails. It runs until it is stopped.
 #![expect(clippy::print_stdout, reason = "what it prints is its purpose")]
@@ -20,7 +22,7 @@ use std::{
 
 use bytes::Bytes;
 use dht_prom_client::{MetricsServer, SharedSecret, message::AliasRequest, register};
-use dht_prom_transport::{PublicKey, Transport};
+use dht_prom_transport::{PublicKey, Transport, decode_key};
 use hyperdht_rs::{Bootstrap, HyperDht, Node, NodeOptions};
 use rand::{RngExt as _, rngs::StdRng};
 use tokio::time::{sleep, timeout};
@@ -40,7 +42,11 @@ async fn main() -> Result<(), Failure> {
         _ => return Err("BRIDGE ALIAS [BOOTSTRAP]".into()),
     };
     let secret: SharedSecret = std::env::var("DHT_PROM_SHARED_SECRET")?.parse()?;
-    let node = Node::start(NodeOptions { bootstrap, ..NodeOptions::default() }).await?;
+    let relays = std::env::var("DHT_PROM_RELAYS").unwrap_or_default();
+    let relays = relays.split(',').map(str::trim).filter(|key| !key.is_empty()).map(decode_key);
+    let relays = relays.map(|key| Ok(key?.into())).collect::<Result<_, Failure>>();
+    let relays = relays.map_err(|error| format!("DHT_PROM_RELAYS: {error}"))?;
+    let node = Node::start(NodeOptions { bootstrap, relays, ..NodeOptions::default() }).await?;
     // Two keys: one to be scraped under, and one to register with.
     let mut rng: StdRng = rand::make_rng();
     let [serving, registering] = [node.identity(&rng.random()), node.identity(&rng.random())];

@@ -33,6 +33,8 @@ pub enum Knob {
     Bootstrap,
     /// A local DHT node to start from.
     BootstrapPort,
+    /// The blind relays to meet peers at.
+    Relays,
     /// How much is logged.
     LogLevel,
     /// How it is logged.
@@ -62,7 +64,7 @@ pub const PREFIXES: [&str; 2] = ["DHT_PROM_", "HYPERDHT_PROM_"];
 
 impl Knob {
     /// Every setting, in the order in which one reads about them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::SharedSecret,
         Self::SharedSecretFile,
         Self::KeyPairSeed,
@@ -78,6 +80,7 @@ impl Knob {
         Self::DhtForwardedPort,
         Self::Bootstrap,
         Self::BootstrapPort,
+        Self::Relays,
         Self::LogLevel,
         Self::LogFormat,
     ];
@@ -190,6 +193,13 @@ impl Knob {
                 "none",
                 "the same as a bootstrap of 127.0.0.1:PORT",
             ),
+            Self::Relays => (
+                "relays",
+                "KEY,...",
+                RELAY_FORMS,
+                "none",
+                "the public keys of blind relays, where services are met whose NATs cannot be crossed",
+            ),
             Self::LogLevel => (
                 "log_level",
                 "LEVEL",
@@ -222,5 +232,9 @@ impl Knob {
 
 /// The forms of a 32-byte key.
 pub(super) const KEY_FORMS: &str = "64 hexadecimal digits or 52 characters of z-base-32";
+
+/// The forms of a list of relays.
+const RELAY_FORMS: &str = "64 hexadecimal digits or 52 characters of z-base-32, pear:// in front or \
+                           not, several separated by commas";
 
 const PORT: &str = "a port, 0 to 65535";

@@ -153,6 +153,23 @@ fn a_file_with_a_key_that_is_no_setting_is_refused() {
 }
 
 #[test]
+fn relays_are_a_list_of_keys_in_any_of_their_forms() {
+    let keys = [[1; 32], [2; 32], [3; 32]].map(PublicKey::from_bytes);
+    let hex: String = keys[1].as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let list = format!("{}, {hex},pear://{}", keys[0], keys[2]);
+    for variable in ["DHT_PROM_RELAYS", "HYPERDHT_PROM_RELAYS"] {
+        assert_eq!(with_secret(&[(variable, &list)]).unwrap().dht.relays, keys);
+    }
+    assert!(with_secret(&[]).unwrap().dht.relays.is_empty());
+    for wrong in ["relay.example:49737", &list[1..], "pear://", &format!("{list},"), ",", " "] {
+        let line = with_secret(&[("DHT_PROM_RELAYS", wrong)]).unwrap_err().to_string();
+        let named =
+            line.starts_with("DHT_PROM_RELAYS env var must be 64 hexadecimal digits or 52 ");
+        assert!(named && line.contains("commas") && !line.contains('\n'), "{line}");
+    }
+}
+
+#[test]
 fn secrets_are_not_in_debug_output() {
     let config = with_secret(&[("DHT_PROM_KEY_PAIR_SEED", SECRET)]).unwrap();
     assert!(!format!("{config:?}").contains("07"), "{config:?}");

@@ -20,6 +20,8 @@ pub(super) struct Findings {
     pub(super) network: Option<NatReport>,
     /// What became of the bridge's own key, when its seed is set.
     pub(super) bridge: Option<Encounter>,
+    /// How many relays are named.
+    pub(super) relays: usize,
     /// What became of a key announced by the examination.
     pub(super) trial: Option<Encounter>,
 }
@@ -113,7 +115,7 @@ pub(super) fn diagnose(findings: &Findings) -> Diagnosis {
     }
     checks.extend(findings.bridge.as_ref().and_then(bridge));
     checks.extend(findings.trial.as_ref().map(|trial| encounter(trial, access)));
-    checks.extend(services(access));
+    checks.extend(services(access, findings.relays));
     let failed = checks.iter().any(|check| check.state == State::Failure);
     Diagnosis { reachable: !failed && access != Access::Blocked, access, checks }
 }
@@ -323,7 +325,7 @@ fn encounter(encounter: &Encounter, access: Access) -> Check {
     }
 }
 
-fn services(access: Access) -> Option<Check> {
+fn services(access: Access, relays: usize) -> Option<Check> {
     let (state, finding) = match access {
         Access::Blocked => return None,
         Access::Open => (State::Ok, "Services connect directly, whatever NAT they are behind."),
@@ -337,14 +339,22 @@ fn services(access: Access) -> Option<Check> {
             State::Warning,
             "Services with a public address connect directly. Behind a NAT that holes can be punched \
              into they need some seconds, and now and then another try. Behind a symmetric NAT they do \
-             not get through without a relay (`dht-prometheus relay`), or a forwarded port here.",
+             not get through without a relay, or a port forwarded to this host.",
         ),
         Access::Unclear => (
             State::Warning,
             "Which services connect directly cannot be told: too few nodes answer.",
         ),
     };
-    Some(Check { check: "services", state, finding: finding.to_owned(), advice: None })
+    let check = Check { check: "services", state, finding: finding.to_owned(), advice: None };
+    Some(match (access, relays) {
+        (Access::Guessed, 0) => check
+            .advise("Run `dht-prometheus relay` on a public host, and name it in DHT_PROM_RELAYS."),
+        (Access::Punched | Access::Guessed, 1..) => {
+            check.advise("Until a direct path opens, and where none does, they are met at a relay.")
+        }
+        _ => check,
+    })
 }
 
 impl Check {
@@ -407,8 +417,21 @@ mod tests {
             binding: Binding::Free,
             network: Some(network),
             bridge: None,
+            relays: 0,
             trial: Some(Encounter::Met),
         }
+    }
+
+    #[test]
+    fn who_needs_a_relay_is_told_how_to_get_one() {
+        let advice = |mapping, relays| {
+            let diagnosis = diagnose(&Findings { relays, ..findings(network(mapping, 0)) });
+            check(&diagnosis, "services").unwrap().advice.clone().unwrap_or_default()
+        };
+        assert!(advice(Mapping::Random, 0).contains("DHT_PROM_RELAYS"));
+        assert!(advice(Mapping::Random, 1).contains("they are met at a relay"));
+        assert!(advice(Mapping::Consistent, 1).contains("they are met at a relay"));
+        assert_eq!(advice(Mapping::Consistent, 0), "");
     }
 
     fn check<'a>(diagnosis: &'a Diagnosis, name: &str) -> Option<&'a Check> {

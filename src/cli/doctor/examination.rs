@@ -29,12 +29,15 @@ pub(super) async fn examine(config: &DhtConfig, seed: Option<&Seed>) -> Findings
         binding: Binding::Free,
         network: None,
         bridge: None,
+        relays: config.relays.len(),
         trial: None,
     };
     findings.look(config).await;
     let network = findings.network.as_ref();
     let answered = network.is_some_and(|network| network.mapping != Mapping::Silent);
     if answered && let Ok(options) = transport::node_options(config).await {
+        // It is about what opens without a relay.
+        let options = NodeOptions { relays: Vec::new(), ..options };
         findings.meet(options, seed).await;
     }
     findings
