@@ -1,5 +1,7 @@
 //! A relay of ours and clients that speak its protocol, on 127.0.0.1.
 
+mod lies;
+
 use std::time::Duration;
 
 use hyperdht_proto::blind_relay::{Message, Pair};

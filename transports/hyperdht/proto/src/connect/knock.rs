@@ -55,7 +55,7 @@ pub struct Meeting {
     /// A hole that is being made for that packet. As long as it is neither [given
     /// up](super::PunchEvent::Failed) nor [ended](Puncher::end), the packet may still come.
     pub punch: Option<PunchId>,
-    /// At which relay to meet the peer, where either side has named one and it is needed.
+    /// At which relay to meet the peer, where either side has named one and may need it.
     pub rendezvous: Option<Rendezvous>,
 }
 
@@ -141,7 +141,9 @@ impl Knock {
         welcome: Welcome<'_>,
     ) -> Result<Admission, NoiseError> {
         let way = self.way(dht, &welcome);
-        let needed = !matches!(way, Way::Connect(..));
+        // A client that has asked us itself is there; one that only says that it can be reached may
+        // not be by us.
+        let needed = !(self.handshake.direct && welcome.direct);
         let own = welcome.relay_through.filter(|_| needed);
         let theirs = self.payload.relay_through.filter(|_| needed && welcome.follow);
         let rendezvous = Rendezvous::of_server(own, theirs, welcome.stream_id);

@@ -269,16 +269,17 @@ fn two_hidden_peers_meet_at_the_relay_that_one_of_them_names() {
 }
 
 #[test]
-fn no_relay_is_met_at_where_the_client_can_be_reached() {
+fn a_relay_stands_by_where_the_client_says_that_it_can_be_reached() {
     let mut net = network();
     let host = join(&mut net, Role::Adaptive, true);
     let mut server = serve(&mut net, host);
     server.relay_through = Some(RelayThrough { public_key: pair(3).public_key(), token: [3; 32] });
     let client = join(&mut net, Role::Persistent, false);
     let answered = dial(&mut net, client, &mut server).unwrap();
-    assert_eq!(answered.rendezvous, None);
+    assert!(matches!(answered.plan, Plan::AwaitServer), "{:?}", answered.plan);
+    assert!(answered.rendezvous.is_some());
     let meeting = server.meetings.pop().unwrap();
-    assert!(meeting.rendezvous.is_none() && meeting.connect.is_some());
+    assert!(meeting.rendezvous.is_some() && meeting.connect.is_some());
 }
 
 #[test]
