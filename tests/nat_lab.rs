@@ -14,6 +14,8 @@ use serde_json::Value;
 mod bridge;
 #[path = "nat_lab/network_changes.rs"]
 mod network_changes;
+#[path = "nat_lab/relays.rs"]
+mod relays;
 
 /// Who serves, and who dials: whatever has us on one side. Node with Node is not ours to answer for.
 const WAYS: [(Stack, Stack); 3] =

@@ -13,6 +13,8 @@
 #   natlab.sh renumber A|B NEW_IP   the host behind the NAT gets another address (10.N.0.x)
 #   natlab.sh forward A|B OUTSIDE [INSIDE]  the NAT forwards this UDP port to the host
 #   natlab.sh firewall A|B PORT     the host itself lets no other UDP port in or out
+#   natlab.sh part                  no UDP passes between the two hosts, as where a carrier filters it
+#   natlab.sh join                  it does again
 #   natlab.sh down
 #
 # Environment: LAB (lab)            the name, first part of all namespaces: labs of two names live side by side
@@ -166,9 +168,21 @@ firewall() { # A|B port
   in_ns "host$1" iptables -A OUTPUT -o eth0 -p udp ! --sport "$2" -j DROP
 }
 
+edge() { if is_open "$1"; then echo "host$1"; else echo "nat$1"; fi; }
+
+part() {
+  in_ns "$(edge A)" iptables -t mangle -A PREROUTING -p udp -s 5.5.2.1 -j DROP
+  in_ns "$(edge B)" iptables -t mangle -A PREROUTING -p udp -s 5.5.1.1 -j DROP
+}
+
+join() {
+  in_ns "$(edge A)" iptables -t mangle -D PREROUTING -p udp -s 5.5.2.1 -j DROP
+  in_ns "$(edge B)" iptables -t mangle -D PREROUTING -p udp -s 5.5.1.1 -j DROP
+}
+
 command=${1:-}
 case $command in
-  up | down) "$command" ;;
+  up | down | part | join) "$command" ;;
   weather | rebind | block | unblock) shift; "$command" "${1:?}" ;;
   side | move | interface | renumber | firewall) shift; "$command" "${1:?}" "${2:?}" ;;
   forward) shift; forward "${1:?}" "${2:?}" "${3:-}" ;;

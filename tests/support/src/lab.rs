@@ -169,6 +169,22 @@ impl NatLab {
         run(self.script(&["unblock", side.name()]));
     }
 
+    /// Lets no UDP pass between the two hosts, which have the addresses that they were built with.
+    ///
+    /// # Panics
+    /// When that cannot be done.
+    pub fn part(&self) {
+        run(self.script(&["part"]));
+    }
+
+    /// Takes [`NatLab::part`] back.
+    ///
+    /// # Panics
+    /// When that cannot be done.
+    pub fn join(&self) {
+        run(self.script(&["join"]));
+    }
+
     /// Takes the host's interface down, or up again.
     ///
     /// # Panics

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! cargo run -p hyperdht-rs --example echo -- node HOST PORT [BOOTSTRAP]
-//! cargo run -p hyperdht-rs --example echo -- serve BOOTSTRAP SEED
-//! cargo run -p hyperdht-rs --example echo -- dial BOOTSTRAP KEY DIALS
+//! cargo run -p hyperdht-rs --example echo -- relay BOOTSTRAP SEED
+//! cargo run -p hyperdht-rs --example echo -- serve BOOTSTRAP SEED [RELAYS]
+//! cargo run -p hyperdht-rs --example echo -- dial BOOTSTRAP KEY DIALS [RELAYS]
+//! cargo run -p hyperdht-rs --example echo -- hold BOOTSTRAP KEY [RELAYS]
 //! ```
 //!
 //! `node` is a public node of the DHT, a network's first one without BOOTSTRAP, and prints
@@ -11,7 +13,12 @@
 //! another, and has a message echoed each time; it prints `joined`, then for each dial `open MS` and
 //! `echoed MS`, or `failed MS REASON`; times count from the dial.
 //!
+//! `relay` is a blind relay and prints `listening KEY`, too. `hold` connects once and has a message
+//! echoed five times a second; it prints `joined`, `open MS`, `path HOST:PORT` for each place that the
+//! server's packets come from, `echoed COUNT`, and at the end `ended MS REASON`, or `failed MS REASON`.
+//!
 //! BOOTSTRAP is HOST:PORT, several with commas, or `public`; keys and seeds are 64 hexadecimal digits.
+//! RELAYS are the keys of relays to name to the other side, with commas between.
 //! It ends when its standard input does. The NAT lab of the tests runs it beside `nat-peer.mjs`,
 //! which is the same in Node.
 #![expect(clippy::print_stdout, reason = "what it prints is its purpose")]
@@ -27,6 +34,7 @@ use hyperdht_rs::{
     connection::ConnectionError,
     decode_key,
     node::{Incoming, Role},
+    relay::{RelayLimits, RelayServer},
 };
 use rand::{RngExt as _, rngs::StdRng};
 
@@ -43,11 +51,17 @@ async fn main() -> Result<(), Failure> {
     match words[..] {
         ["node", host, port] => node(host, port, "").await,
         ["node", host, port, bootstrap] => node(host, port, bootstrap).await,
-        ["serve", bootstrap, seed] => serve(bootstrap, seed).await,
-        ["dial", bootstrap, key, dials] => dial(bootstrap, key, dials).await,
+        ["relay", bootstrap, seed] => relay(bootstrap, seed).await,
+        ["serve", bootstrap, seed] => serve(options(bootstrap)?, seed).await,
+        ["serve", bootstrap, seed, relays] => serve(naming(bootstrap, relays)?, seed).await,
+        ["dial", bootstrap, key, dials] => dial(options(bootstrap)?, key, dials).await,
+        ["dial", bootstrap, key, dials, relays] => {
+            dial(naming(bootstrap, relays)?, key, dials).await
+        }
+        ["hold", bootstrap, key] => hold(options(bootstrap)?, key).await,
+        ["hold", bootstrap, key, relays] => hold(naming(bootstrap, relays)?, key).await,
         _ => {
-            Err("node HOST PORT [BOOTSTRAP], serve BOOTSTRAP SEED or dial BOOTSTRAP KEY DIALS"
-                .into())
+            Err("node, relay, serve, dial or hold, with the arguments that the source tells".into())
         }
     }
 }
@@ -65,8 +79,17 @@ async fn node(host: &str, port: &str, bootstrap: &str) -> Result<(), Failure> {
     std::future::pending().await
 }
 
-async fn serve(bootstrap: &str, seed: &str) -> Result<(), Failure> {
-    let node = Node::start(options(bootstrap)?).await?;
+async fn relay(bootstrap: &str, seed: &str) -> Result<(), Failure> {
+    let options = NodeOptions { role: Role::Persistent, ..options(bootstrap)? };
+    let node = Node::start(options).await?;
+    let key_pair = KeyPair::from_seed(&decode_key(seed)?);
+    let relay = RelayServer::start(&node, key_pair, RelayLimits::default()).await?;
+    println!("listening {}", relay.public_key());
+    std::future::pending().await
+}
+
+async fn serve(options: NodeOptions, seed: &str) -> Result<(), Failure> {
+    let node = Node::start(options).await?;
     let mut server = node.listen(KeyPair::from_seed(&decode_key(seed)?)).await?;
     println!("listening {}", server.public_key());
     while let Some(incoming) = server.accept().await {
@@ -86,8 +109,8 @@ async fn echo(incoming: Incoming) -> Result<(), Failure> {
     Ok(connection.finish().await?)
 }
 
-async fn dial(bootstrap: &str, key: &str, dials: &str) -> Result<(), Failure> {
-    let node = Node::start(options(bootstrap)?).await?;
+async fn dial(options: NodeOptions, key: &str, dials: &str) -> Result<(), Failure> {
+    let node = Node::start(options).await?;
     println!("joined");
     let me = KeyPair::from_seed(&rand::make_rng::<StdRng>().random());
     let server = PublicKey::from_bytes(decode_key(key)?);
@@ -113,6 +136,49 @@ async fn talk(mut connection: Connection, began: Instant) -> Result<(), Connecti
     Ok(())
 }
 
+async fn hold(options: NodeOptions, key: &str) -> Result<(), Failure> {
+    let node = Node::start(options).await?;
+    println!("joined");
+    let me = KeyPair::from_seed(&rand::make_rng::<StdRng>().random());
+    let began = Instant::now();
+    let mut connection = match node.connect(&me, PublicKey::from_bytes(decode_key(key)?)).await {
+        Ok(connection) => connection,
+        Err(error) => {
+            println!("failed {:.1} {error}", ms(began));
+            return Ok(());
+        }
+    };
+    println!("open {:.1}", ms(began));
+    let error = keep_talking(&mut connection).await;
+    println!("ended {:.1} {error}", ms(began));
+    Ok(())
+}
+
+async fn keep_talking(connection: &mut Connection) -> ConnectionError {
+    let mut path = None;
+    for count in 1.. {
+        if let Err(error) = connection.send("a message to be echoed".into()).await {
+            return error;
+        }
+        match connection.recv().await {
+            Ok(Some(_)) => println!("echoed {count}"),
+            Ok(None) => break,
+            Err(error) => return error,
+        }
+        let before = std::mem::replace(&mut path, connection.remote_addr());
+        if let (true, Some(now)) = (before != path, path) {
+            println!("path {now}");
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    ConnectionError::Ended
+}
+
+fn naming(bootstrap: &str, relays: &str) -> Result<NodeOptions, Failure> {
+    let relays = relays.split(',').map(|key| Ok(PublicKey::from_bytes(decode_key(key)?)));
+    Ok(NodeOptions { relays: relays.collect::<Result<_, Failure>>()?, ..options(bootstrap)? })
+}
+
 fn options(bootstrap: &str) -> Result<NodeOptions, Failure> {
     Ok(NodeOptions { bootstrap: bootstrap.parse()?, ..NodeOptions::default() })
 }
@@ -120,6 +186,9 @@ fn options(bootstrap: &str) -> Result<NodeOptions, Failure> {
 fn ms(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1000.0
 }
+
+/// Between one message and the next.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// How long the end of a connection is waited for.
 const PARTING: Duration = Duration::from_secs(2);

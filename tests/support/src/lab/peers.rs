@@ -29,6 +29,8 @@ pub enum Stack {
 pub struct Peers {
     node: PathBuf,
     rust: PathBuf,
+    /// What servers and clients are told of relays.
+    relays: Option<String>,
 }
 
 impl Peers {
@@ -46,7 +48,50 @@ impl Peers {
         assert!(packages.is_dir(), "{}: `cargo xtask test` installs it", packages.display());
         let built = if release { &RELEASE } else { &DEBUG };
         let rust = built.get_or_init(|| build_example("echo", release)).clone();
-        Self { node: interop.join("nat-peer.mjs"), rust }
+        Self { node: interop.join("nat-peer.mjs"), rust, relays: None }
+    }
+
+    /// The same, with servers and clients that name these relays: keys with commas between.
+    #[must_use]
+    pub fn naming(&self, relays: &str) -> Self {
+        Self { relays: Some(relays.to_owned()), ..self.clone() }
+    }
+
+    /// Starts a blind relay and waits until it is announced; gives its key, too.
+    ///
+    /// # Panics
+    /// When it is not in time.
+    #[must_use]
+    pub fn relay(
+        &self,
+        lab: &NatLab,
+        network: &Network,
+        place: Place,
+        stack: Stack,
+    ) -> (Process, String) {
+        let seed = network.next_seed();
+        let relay = self.start(lab, place, stack, &["relay", network.bootstrap(), &seed]);
+        let key = expect_key(&relay);
+        (relay, key)
+    }
+
+    /// Has a client connect and keep the connection, within which messages are echoed all the time.
+    ///
+    /// # Panics
+    /// When the process does not join the network.
+    #[must_use]
+    pub fn hold(
+        &self,
+        (lab, network): (&NatLab, &Network),
+        place: Place,
+        stack: Stack,
+        key: &str,
+    ) -> Process {
+        let mut args = vec!["hold", network.bootstrap(), key];
+        args.extend(self.relays.as_deref());
+        let client = self.start(lab, place, stack, &args);
+        client.expect_line("`joined`", |line| (line == "joined").then_some(()));
+        client
     }
 
     /// Starts a peer in a place, with the arguments that both kinds take.
@@ -98,9 +143,10 @@ impl Peers {
         stack: Stack,
     ) -> (Process, String) {
         let seed = network.next_seed();
-        let server = self.start(lab, place, stack, &["serve", network.bootstrap(), &seed]);
-        let key = server
-            .expect_line("`listening`", |line| line.strip_prefix("listening ").map(str::to_owned));
+        let mut args = vec!["serve", network.bootstrap(), &seed];
+        args.extend(self.relays.as_deref());
+        let server = self.start(lab, place, stack, &args);
+        let key = expect_key(&server);
         (server, key)
     }
 
@@ -118,7 +164,9 @@ impl Peers {
         key: &str,
         (dials, limit): (u8, Duration),
     ) -> Vec<Dial> {
-        let args = ["dial", network.bootstrap(), key, &dials.to_string()];
+        let count = dials.to_string();
+        let mut args = vec!["dial", network.bootstrap(), key, &count];
+        args.extend(self.relays.as_deref());
         let client = self.start(lab, place, stack, &args);
         client.expect_line("`joined`", |line| (line == "joined").then_some(()));
         (0..dials).map(|number| Dial::read(&client, number.into(), limit)).collect()
@@ -230,6 +278,10 @@ fn command(words: &[String], args: &[&str]) -> Command {
     let mut command = Process::bound_command(program);
     command.args(before).args(args);
     command
+}
+
+fn expect_key(server: &Process) -> String {
+    server.expect_line("`listening`", |line| line.strip_prefix("listening ").map(str::to_owned))
 }
 
 fn build_example(name: &str, release: bool) -> PathBuf {
