@@ -109,7 +109,8 @@ impl Punch {
                 self.spent += 1;
                 let port = cx.shared.rng.random_range(LEAST_PORT..=u16::MAX);
                 cx.send(known, SocketAddrV4::new(*host, port), FULL_TTL);
-                Some(RANDOM_PAUSE)
+                let eager = *left >= RANDOM_PROBES - EAGER_PROBES;
+                Some(if eager { EAGER_PAUSE } else { RANDOM_PAUSE })
             }
             Strategy::Birthday { to, step } => step.send(cx, sockets, *to, &mut self.spent),
         }
@@ -165,9 +166,16 @@ const CONSISTENT_PAUSE: Duration = Duration::from_secs(1);
 /// Addresses that the peer has not shown to be at are written to in each fourth round.
 const UNVERIFIED_EVERY: u8 = 4;
 
-/// Probes of a punch with random ports: 35 seconds.
+/// Probes of a punch with random ports.
 pub(super) const RANDOM_PROBES: u16 = 1750;
+/// Out of a random NAT that is 35 seconds, in which each socket has its turn once in five.
 const RANDOM_PAUSE: Duration = Duration::from_millis(20);
+/// The first probes into one follow each other more closely than the reference's, and the last ones
+/// come after 27 seconds: no more of them altogether, but of the four in five punches that need no
+/// more than these, half are through within a second, not within four. 200 packets a second are a
+/// tenth of what a stream starts with.
+const EAGER_PROBES: u16 = 500;
+const EAGER_PAUSE: Duration = Duration::from_millis(5);
 /// NATs give out no lower ports.
 const LEAST_PORT: u16 = 1000;
 
