@@ -149,7 +149,7 @@ impl Knock {
         let rendezvous = Rendezvous::of_server(own, theirs, welcome.stream_id);
         let IncomingHandshake { server, account, .. } = self.handshake;
         let punches = self.error == ErrorCode::None && matches!(way, Way::Neighbour | Way::Punch);
-        let slot = punches.then(|| puncher.free_slot(account)).flatten();
+        let slot = punches.then(|| puncher.free_slot(dht, now, account)).flatten();
         let welcome = Welcome { relay_through: own, ..welcome };
         let payload = self.reply(dht, &welcome, slot.unwrap_or(NO_SLOT));
         let (noise, keys) = self.responder.send(&payload.encode())?;
@@ -160,6 +160,7 @@ impl Knock {
                 cipher: HolepunchCipher::new(&keys.handshake_hash),
                 firewall: self.payload.firewall,
                 patient: rendezvous.is_some(),
+                neighbour: way == Way::Neighbour,
             };
             puncher.expect(dht, now, slot, guest)
         });

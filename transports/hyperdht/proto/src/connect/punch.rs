@@ -47,9 +47,10 @@ use crate::{
 
 /// All punches of one node, of clients and servers.
 ///
-/// At most [`MAX_DIALLED`] and [`MAX_EXPECTED`] at a time, with a socket each; at most four where a NAT is hard to judge,
-/// and 256 for the one punch with random ports that is allowed at a time. What peers send
-/// reaches their own attempt and no other.
+/// At most [`MAX_DIALLED`] and [`MAX_EXPECTED`] at a time, with a socket each; at most four where a
+/// NAT is hard to judge, and 256 for the one punch with random ports that is allowed at a time. What
+/// peers send reaches their own attempt and no other; a client that has said nothing yet makes room
+/// for others when there are too many.
 #[derive(Debug)]
 pub struct Puncher {
     attempts: BTreeMap<PunchId, Entry>,
@@ -144,7 +145,7 @@ impl Puncher {
         let id = self.next_id();
         let mut cx = Context { dht, now, id, shared: &mut self.shared };
         let punch = ClientPunch::start(&mut cx, invitation, patient);
-        self.keep(id, Attempt::Client(Box::new(punch)));
+        self.keep(now, id, Attempt::Client(Box::new(punch)));
         Some(id)
     }
 
@@ -155,18 +156,37 @@ impl Puncher {
     }
 
     /// The number by which the next client is to call its attempt, to be told in the answer to its
-    /// handshake. None when there are too many attempts, of all clients or of those on this host.
-    pub(super) fn free_slot(&self, host: Ipv4Addr) -> Option<u64> {
-        let of_host = |id: &&PunchId| match self.attempts.get(id).map(|entry| &entry.attempt) {
-            Some(Attempt::Server(punch)) => punch.host() == host,
-            Some(Attempt::Client(_)) | None => false,
-        };
-        if self.slots.len() >= MAX_EXPECTED
-            || self.slots.values().filter(of_host).count() >= MAX_EXPECTED_PER_HOST
-        {
-            return None;
+    /// handshake. Where there are too many attempts, of all clients or of those on this host, the one
+    /// that has waited longest for its client's first message makes room; none when all have had it.
+    pub(super) fn free_slot(&mut self, dht: &mut Dht, now: Instant, host: Ipv4Addr) -> Option<u64> {
+        let of_host = |punch: &ServerPunch| punch.host() == host;
+        if self.expected().filter(|(_, punch)| of_host(punch)).count() >= MAX_EXPECTED_PER_HOST {
+            self.displace(dht, now, of_host)?;
+        } else if self.slots.len() >= MAX_EXPECTED {
+            self.displace(dht, now, |_| true)?;
         }
         (0..).find(|slot| !self.slots.contains_key(slot))
+    }
+
+    fn expected(&self) -> impl Iterator<Item = (PunchId, &ServerPunch)> {
+        self.slots.values().filter_map(|id| match &self.attempts.get(id)?.attempt {
+            Attempt::Server(punch) => Some((*id, &**punch)),
+            Attempt::Client(_) => None,
+        })
+    }
+
+    fn displace(
+        &mut self,
+        dht: &mut Dht,
+        now: Instant,
+        among: impl Fn(&ServerPunch) -> bool,
+    ) -> Option<()> {
+        let silent = self.expected().filter(|(_, punch)| !punch.is_heard() && among(punch));
+        let oldest = silent.map(|(id, _)| id).min()?;
+        self.end(dht, now, oldest, false);
+        let error = PunchError::Displaced;
+        self.events.push_back(PunchEvent::Failed { punch: oldest, error });
+        Some(())
     }
 
     /// Prepares for a client under a [free number](Puncher::free_slot). Gives the socket to answer its
@@ -183,7 +203,7 @@ impl Puncher {
         let punch = ServerPunch::start(&mut cx, guest);
         let socket = punch.socket();
         self.slots.insert(slot, id);
-        self.keep(id, Attempt::Server(Box::new(punch)));
+        self.keep(now, id, Attempt::Server(Box::new(punch)));
         (id, socket)
     }
 
@@ -242,12 +262,12 @@ impl Puncher {
     /// [`Dht::handle_datagram`].
     pub fn handle_byte(&mut self, dht: &mut Dht, now: Instant, socket: u32, from: SocketAddrV4) {
         if let Some(id) = self.shared.sockets.get(&socket).copied() {
-            self.with(dht, now, id, |attempt, cx| match attempt {
-                Attempt::Client(punch) => punch.on_byte(cx, socket, from),
-                Attempt::Server(punch) => {
-                    punch.on_byte(cx, socket, from);
-                    None
+            self.with(dht, now, id, |attempt, cx| {
+                match attempt {
+                    Attempt::Client(punch) => punch.on_byte(cx, socket, from),
+                    Attempt::Server(punch) => punch.on_byte(cx, socket, from),
                 }
+                None
             });
         }
     }
@@ -299,14 +319,13 @@ impl Puncher {
     }
 
     /// Forgets an attempt: the peers are connected, or do not want to be any more. Its sockets are
-    /// closed; one that a stream runs over has to be held by its owner. An attempt that was still
-    /// under way is called off with the peer when it is not `connected`.
+    /// closed; one that a stream runs over has to be held by its owner. A server that still waits is
+    /// told when its client is not `connected` to it: only now, since a
+    /// [neighbour](Invitation::neighbour) may be found after the punch has failed.
     pub fn end(&mut self, dht: &mut Dht, now: Instant, id: PunchId, connected: bool) {
-        let Some(mut attempt) = self.take(id) else { return };
+        let Some(attempt) = self.take(id) else { return };
         self.slots.retain(|_, other| *other != id);
-        let mut cx = Context { dht, now, id, shared: &mut self.shared };
-        attempt.finish(&mut cx, !connected);
-        attempt.hole_mut().close(&mut cx, None);
+        attempt.end(&mut Context { dht, now, id, shared: &mut self.shared }, connected);
         self.cancel_requests(dht, now, id);
     }
 
@@ -326,7 +345,7 @@ impl Puncher {
             self.events.push_back(outcome.event(id));
             self.cancel_requests(dht, now, id);
         }
-        self.keep(id, attempt);
+        self.keep(now, id, attempt);
     }
 
     fn take(&mut self, id: PunchId) -> Option<Attempt> {
@@ -337,8 +356,8 @@ impl Puncher {
         Some(entry.attempt)
     }
 
-    fn keep(&mut self, id: PunchId, attempt: Attempt) {
-        let timer = attempt.poll_timeout();
+    fn keep(&mut self, now: Instant, id: PunchId, attempt: Attempt) {
+        let timer = attempt.poll_timeout(now);
         self.timers.extend(timer.map(|at| (at, id)));
         self.attempts.insert(id, Entry { attempt, timer });
     }

@@ -36,32 +36,41 @@ impl Attempt {
         }
     }
 
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         match self {
-            Self::Client(punch) => punch.poll_timeout(),
+            Self::Client(punch) => punch.poll_timeout(now),
             Self::Server(punch) => punch.poll_timeout(),
-        }
-    }
-
-    /// Does nothing more; a server is told that its client `gives_up`.
-    pub(super) fn finish(&mut self, cx: &mut Context<'_>, gives_up: bool) {
-        match self {
-            Self::Client(punch) => punch.finish(cx, gives_up),
-            Self::Server(punch) => punch.finish(cx),
         }
     }
 
     /// Does nothing more. A client has the one socket that it needs; a server's peer may be on its
     /// way through any.
     pub(super) fn conclude(&mut self, cx: &mut Context<'_>, outcome: Outcome) {
-        let (path, gives_up) = match outcome {
-            Outcome::Path(socket, _) => (Some(socket), false),
-            Outcome::Failed(error) => (None, error.is_our_choice()),
-        };
-        self.finish(cx, gives_up);
-        if let Self::Client(punch) = self {
-            punch.hole_mut().close(cx, path);
+        match self {
+            Self::Client(punch) => {
+                let (path, tells) = match outcome {
+                    Outcome::Path(socket, _) => (Some(socket), false),
+                    Outcome::Failed(error) => (None, error.is_our_choice()),
+                };
+                punch.finish(cx, tells);
+                punch.hole_mut().close(cx, path);
+            }
+            Self::Server(punch) => punch.finish(cx),
         }
+    }
+
+    /// Lets go of everything. A server whose client is not `connected` is told, if it still waits.
+    pub(super) fn end(mut self, cx: &mut Context<'_>, connected: bool) {
+        match &mut self {
+            Self::Client(punch) => {
+                punch.finish(cx, true);
+                if !connected {
+                    punch.part(cx);
+                }
+            }
+            Self::Server(punch) => punch.finish(cx),
+        }
+        self.hole_mut().close(cx, None);
     }
 }
 

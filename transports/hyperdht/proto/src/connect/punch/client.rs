@@ -1,17 +1,23 @@
 //! The client's side: asks the server what its NAT is like, agrees with it to punch, and punches
 //! (`hyperdht/lib/connect.js`).
 
+mod arrivals;
 mod rounds;
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use self::rounds::{Asked, Probe};
-use super::{PunchError, attempt::Outcome, context::Context, hole::Hole, invitation::Invitation};
-use crate::handshake::TokenKey;
+use self::{
+    arrivals::{Arrivals, ECHOES},
+    rounds::{Asked, Probe},
+};
+use super::{
+    FULL_TTL, PunchError, attempt::Outcome, context::Context, hole::Hole, invitation::Invitation,
+};
+use crate::{handshake::TokenKey, rpc::is_reachable};
 
 /// A client's attempt.
 #[derive(Debug)]
@@ -29,8 +35,9 @@ pub(super) struct ClientPunch {
     round: u64,
     step: Step,
     asked: Option<Asked>,
-    /// A byte from a host that nobody has named, and when it is good enough.
-    stranger: Option<(u32, SocketAddrV4, Instant)>,
+    /// Whether the server would go on waiting although this is over.
+    server_waits: bool,
+    arrivals: Arrivals,
 }
 
 /// How far it has come.
@@ -85,7 +92,8 @@ impl ClientPunch {
             round: 0,
             step: Step::Over,
             asked: None,
-            stranger: None,
+            server_waits: false,
+            arrivals: Arrivals::default(),
             invitation,
         };
         punch.probe(cx, true);
@@ -96,22 +104,17 @@ impl ClientPunch {
         &mut self.hole
     }
 
-    /// One byte has come in: the hole is open. From a host that nobody has named it may be anybody's,
-    /// and counts when nothing better comes.
-    pub(super) fn on_byte(
-        &mut self,
-        cx: &mut Context<'_>,
-        socket: u32,
-        from: SocketAddrV4,
-    ) -> Option<Outcome> {
-        if matches!(self.step, Step::Over) {
-            return None;
+    /// One byte has come in: the hole is open, if it is a way out, too.
+    pub(super) fn on_byte(&mut self, cx: &mut Context<'_>, socket: u32, from: SocketAddrV4) {
+        if !matches!(self.step, Step::Over)
+            && self.arrivals.add(cx.now, socket, from, self.is_named(*from.ip()))
+            && !self.hole.is_steady()
+            && is_reachable(from)
+        {
+            for _ in 0..ECHOES {
+                cx.send(socket, from, FULL_TTL);
+            }
         }
-        if self.is_named(*from.ip()) {
-            return Some(Outcome::Path(socket, from));
-        }
-        self.stranger.get_or_insert((socket, from, cx.now + STRANGER));
-        None
     }
 
     fn is_named(&self, host: Ipv4Addr) -> bool {
@@ -126,7 +129,7 @@ impl ClientPunch {
         if matches!(self.step, Step::Over) {
             return None;
         }
-        if let Some((socket, from, _)) = self.stranger.filter(|(_, _, at)| *at <= cx.now) {
+        if let Some((socket, from)) = self.arrivals.path(cx.now, self.hole.is_steady()) {
             return Some(Outcome::Path(socket, from));
         }
         if !self.hole.has_sockets() {
@@ -154,7 +157,7 @@ impl ClientPunch {
         }
     }
 
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let step = match self.step {
             Step::Resting { until, .. } | Step::Waiting { until, .. } => Some(until),
             Step::Punching => self.hole.poll_timeout(),
@@ -164,22 +167,24 @@ impl ClientPunch {
             | Step::Agreeing { .. }
             | Step::Over => None,
         };
-        step.into_iter().chain(self.stranger.map(|(_, _, at)| at)).min()
+        step.into_iter().chain(self.arrivals.poll_timeout(now)).min()
     }
 
-    /// It is over, one way or the other; the server is told when it is `our_choice` to give up.
-    pub(super) fn finish(&mut self, cx: &mut Context<'_>, our_choice: bool) {
+    /// It is over, one way or the other. The server is to be [told](Self::part) of it if it `waits`.
+    pub(super) fn finish(&mut self, cx: &mut Context<'_>, waits: bool) {
         if matches!(std::mem::replace(&mut self.step, Step::Over), Step::Over) {
             return;
         }
+        self.server_waits = waits;
         self.asked = None;
-        self.stranger = None;
+        self.arrivals.clear();
         self.hole.rest(cx);
-        if our_choice {
+    }
+
+    /// The peers do not come together in any other way, either: the server need not wait.
+    pub(super) fn part(&mut self, cx: &mut Context<'_>) {
+        if std::mem::take(&mut self.server_waits) {
             self.invitation.decline(cx, self.round);
         }
     }
 }
-
-/// How long a byte from a host that nobody has named waits for a better one.
-const STRANGER: Duration = Duration::from_secs(1);

@@ -31,6 +31,9 @@ pub enum PunchError {
     /// All was sent, and nothing came through.
     #[error("nothing came through")]
     Exhausted,
+    /// It waited in vain for its client's first message, and had to make room for another client.
+    #[error("too many clients, of which this one said nothing")]
+    Displaced,
     /// The system has no socket left.
     #[error("no socket is left")]
     NoSocket,
@@ -46,6 +49,7 @@ impl PunchError {
             | Self::Busy
             | Self::NotPunching
             | Self::NoWay
+            | Self::Displaced
             | Self::NoSocket => true,
         }
     }

@@ -91,6 +91,11 @@ impl Hole {
         self.punch.is_some()
     }
 
+    /// Whether our own NAT is known to keep the mapping of a socket.
+    pub(super) fn is_steady(&self) -> bool {
+        matches!(self.firewall(), Firewall::Consistent | Firewall::Open)
+    }
+
     /// Whether either NAT gives each destination a mapping of its own.
     pub(super) fn is_random(&self) -> bool {
         self.firewall() == Firewall::Random || self.remote.firewall == Firewall::Random

@@ -48,6 +48,8 @@ pub(in crate::connect) struct Guest {
     pub(in crate::connect) firewall: Firewall,
     /// Whether there is another way meanwhile.
     pub(in crate::connect) patient: bool,
+    /// Whether it may come over our own network: it is waited for even if no hole can be made.
+    pub(in crate::connect) neighbour: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +94,11 @@ impl ServerPunch {
 
     pub(super) const fn host(&self) -> Ipv4Addr {
         self.guest.host
+    }
+
+    /// Whether its client has said anything.
+    pub(super) const fn is_heard(&self) -> bool {
+        self.messages > 0
     }
 
     pub(super) fn socket(&self) -> SocketId {
@@ -225,9 +232,9 @@ impl ServerPunch {
 
     /// Whether the client has opened its NAT for where we are: then a byte reaches it at once.
     fn is_expected(&self, payload: &HolepunchPayload) -> bool {
-        let consistent = matches!(self.hole.firewall(), Firewall::Consistent | Firewall::Open);
         let addresses = self.hole.sampling.nat.addresses().unwrap_or_default();
-        consistent && payload.remote_address.is_some_and(|address| addresses.contains(&address))
+        self.hole.is_steady()
+            && payload.remote_address.is_some_and(|address| addresses.contains(&address))
     }
 
     /// There is no room for a punch with random ports. A short while is not worth a word: the
@@ -279,7 +286,7 @@ impl ServerPunch {
         error: PunchError,
     ) -> Option<Outcome> {
         self.refuse(cx, punch, ErrorCode::Aborted);
-        Some(Outcome::Failed(error))
+        (!self.guest.neighbour).then_some(Outcome::Failed(error))
     }
 
     fn refuse(&self, cx: &mut Context<'_>, punch: &IncomingHolepunch, error: ErrorCode) {
