@@ -1,4 +1,5 @@
-//! A network in one thread: many hosts, virtual time, and everything that links do to packets.
+//! A network in one thread: many hosts, virtual time, and everything that links and NATs do to
+//! packets.
 //!
 //! Test support, behind the feature `sim`. A run is a function of its seed: two runs with the same
 //! seed and the same hosts do the same, packet by packet. [`seeds`] repeats a property over many
@@ -25,6 +26,7 @@
 //! ```
 
 mod link;
+mod nat;
 mod udx_host;
 
 use std::{
@@ -35,8 +37,12 @@ use std::{
 
 pub use fastrand::Rng;
 
-use self::link::Wire;
-pub use self::{link::Link, udx_host::UdxHost};
+pub use self::{
+    link::Link,
+    nat::{Dependence, Nat},
+    udx_host::UdxHost,
+};
+use self::{link::Wire, nat::Translator};
 
 /// A state machine that lives on one host.
 pub trait Host {
@@ -55,24 +61,37 @@ pub trait Host {
     /// When [`Host::handle_timeout`] has something to do.
     fn poll_timeout(&mut self) -> Option<Instant>;
 
-    /// Replaces what is in `datagram` by the next one to send; gives back its source and
-    /// destination.
-    fn poll_transmit(
-        &mut self,
-        now: Instant,
-        datagram: &mut Vec<u8>,
-    ) -> Option<(SocketAddr, SocketAddr)>;
+    /// Replaces what is in `datagram` by the next one to send, and says how it leaves.
+    fn poll_transmit(&mut self, now: Instant, datagram: &mut Vec<u8>) -> Option<Departure>;
+}
+
+/// How a datagram leaves a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Departure {
+    /// The host's own address.
+    pub from: SocketAddr,
+    /// Where it is to go.
+    pub to: SocketAddr,
+    /// How many hops it may take; NATs are the first and the last.
+    pub hops: u8,
 }
 
 /// Names a host of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostId(usize);
 
+/// Names a NAT of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NatId(usize);
+
 /// Hosts, the links between them, and the time.
 #[derive(Debug)]
 pub struct Network<H> {
     hosts: Vec<H>,
     addresses: BTreeMap<SocketAddr, HostId>,
+    nats: Vec<Translator>,
+    outside: BTreeMap<IpAddr, NatId>,
+    behind: BTreeMap<HostId, NatId>,
     default: Link,
     wires: BTreeMap<(IpAddr, IpAddr), Wire>,
     /// Datagrams on their way, by arrival; the number keeps those of one moment in order.
@@ -88,6 +107,8 @@ pub struct Network<H> {
 struct Datagram {
     from: SocketAddr,
     to: SocketAddr,
+    /// The NAT that it does not leave.
+    within: Option<NatId>,
     bytes: Vec<u8>,
 }
 
@@ -102,6 +123,9 @@ impl<H: Host> Network<H> {
         Self {
             hosts: Vec::new(),
             addresses: BTreeMap::new(),
+            nats: Vec::new(),
+            outside: BTreeMap::new(),
+            behind: BTreeMap::new(),
             default,
             wires: BTreeMap::new(),
             arrivals: BTreeMap::new(),
@@ -113,7 +137,7 @@ impl<H: Host> Network<H> {
         }
     }
 
-    /// Adds a host that is reached at `addresses`.
+    /// Adds a host that is reached at `addresses`; port 0 stands for all ports of an address.
     pub fn add(
         &mut self,
         addresses: impl IntoIterator<Item = SocketAddr>,
@@ -123,6 +147,34 @@ impl<H: Host> Network<H> {
         self.addresses.extend(addresses.into_iter().map(|address| (address, id)));
         self.hosts.push(host(self.now));
         id
+    }
+
+    /// Puts a NAT between the network and hosts that are [added behind](Network::add_behind) it.
+    pub fn add_nat(&mut self, public: IpAddr, nat: Nat) -> NatId {
+        let id = NatId(self.nats.len());
+        self.nats.push(Translator::new(nat, public));
+        self.outside.insert(public, id);
+        id
+    }
+
+    /// As [`Network::add`], with a NAT in between. Hosts behind the same one reach each other; the
+    /// addresses have to differ from those behind others.
+    pub fn add_behind(
+        &mut self,
+        nat: NatId,
+        addresses: impl IntoIterator<Item = SocketAddr>,
+        host: impl FnOnce(Instant) -> H,
+    ) -> HostId {
+        let id = self.add(addresses, host);
+        self.behind.insert(id, nat);
+        id
+    }
+
+    /// Has a NAT forget its mappings, as after a restart.
+    pub fn restart_nat(&mut self, nat: NatId) {
+        if let Some(nat) = self.nats.get_mut(nat.0) {
+            nat.forget();
+        }
     }
 
     /// Describes the direction from one address to another, in place of the default.
@@ -196,33 +248,68 @@ impl<H: Host> Network<H> {
         let Some((_, datagram)) = self.arrivals.pop_first() else {
             return;
         };
-        if let Some(&id) = self.addresses.get(&datagram.to) {
-            self.with(id, |host, now| {
-                host.handle_datagram(now, datagram.to, datagram.from, &datagram.bytes);
-            });
+        let Datagram { from, to, within, ref bytes } = datagram;
+        let Some(to) = self.translate_inward(from, to, within) else { return };
+        if let Some(id) = self.host_at(to) {
+            self.with(id, |host, now| host.handle_datagram(now, to, from, bytes));
         }
+    }
+
+    fn host_at(&self, address: SocketAddr) -> Option<HostId> {
+        let any_port = SocketAddr::new(address.ip(), 0);
+        self.addresses.get(&address).or_else(|| self.addresses.get(&any_port)).copied()
+    }
+
+    /// Which address a datagram has behind the NAT in front of its destination, if one lets it in.
+    fn translate_inward(
+        &self,
+        from: SocketAddr,
+        to: SocketAddr,
+        within: Option<NatId>,
+    ) -> Option<SocketAddr> {
+        if let Some(nat) = self.outside.get(&to.ip()) {
+            return self.nats.get(nat.0)?.inward(self.now, to.port(), from);
+        }
+        let behind = self.host_at(to).and_then(|host| self.behind.get(&host));
+        behind.is_none_or(|nat| within == Some(*nat)).then_some(to)
     }
 
     #[expect(clippy::indexing_slicing, reason = "ids are made by `add` only")]
     fn flush(&mut self, id: HostId) {
         let mut scratch = std::mem::take(&mut self.scratch);
-        while let Some((from, to)) = self.hosts[id.0].poll_transmit(self.now, &mut scratch) {
-            self.send(from, to, &scratch);
+        while let Some(departure) = self.hosts[id.0].poll_transmit(self.now, &mut scratch) {
+            self.send(id, departure, &scratch);
         }
         self.scratch = scratch;
     }
 
-    fn send(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+    fn send(&mut self, id: HostId, departure: Departure, bytes: &[u8]) {
+        let Departure { mut from, to, hops } = departure;
+        let mut within = None;
+        if let Some(behind) = self.behind.get(&id) {
+            let neighbour = self.host_at(to).and_then(|host| self.behind.get(&host));
+            if neighbour == Some(behind) {
+                within = Some(*behind);
+            } else if let Some(nat) = self.nats.get_mut(behind.0) {
+                from = nat.outward(self.now, from, to, &mut self.rng);
+                if self.outside.get(&to.ip()) == Some(behind) && !nat.hairpins() {
+                    return;
+                }
+            }
+        }
         let elapsed = self.elapsed();
         let wire = self
             .wires
             .entry((from.ip(), to.ip()))
             .or_insert_with(|| Wire::new(self.default.clone()));
+        if hops < wire.hops() {
+            return;
+        }
         for delay in wire.carry(elapsed, bytes.len(), to, &mut self.rng) {
             self.sent += 1;
             self.arrivals.insert(
                 (self.now + delay, self.sent),
-                Datagram { from, to, bytes: bytes.to_vec() },
+                Datagram { from, to, within, bytes: bytes.to_vec() },
             );
         }
     }

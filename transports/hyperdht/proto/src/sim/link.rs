@@ -25,6 +25,8 @@ pub struct Link {
     pub mtu: u16,
     /// Times since the start of the run in which everything vanishes.
     pub blackouts: Vec<Range<Duration>>,
+    /// Packets that may take fewer hops do not arrive.
+    pub hops: u8,
 }
 
 impl Default for Link {
@@ -40,6 +42,7 @@ impl Default for Link {
             queue: 256 * 1024,
             mtu: 1500,
             blackouts: Vec::new(),
+            hops: 10,
         }
     }
 }
@@ -56,6 +59,10 @@ pub(crate) struct Wire {
 impl Wire {
     pub(crate) const fn new(link: Link) -> Self {
         Self { link, free_at: Duration::ZERO, last_arrival: Duration::ZERO }
+    }
+
+    pub(crate) const fn hops(&self) -> u8 {
+        self.link.hops
     }
 
     /// Takes a packet at `now`; gives back how long each copy of it takes to arrive.

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use super::Host;
+use super::{Departure, Host};
 use crate::udx::{Config, Endpoint, Path, SocketId};
 
 /// An endpoint with one socket.
@@ -44,14 +44,13 @@ impl Host for UdxHost {
         self.endpoint.poll_timeout()
     }
 
-    fn poll_transmit(
-        &mut self,
-        now: Instant,
-        datagram: &mut Vec<u8>,
-    ) -> Option<(SocketAddr, SocketAddr)> {
+    fn poll_transmit(&mut self, now: Instant, datagram: &mut Vec<u8>) -> Option<Departure> {
         let transmit = self.endpoint.poll_transmit(now, datagram, 1)?;
-        Some((self.address, transmit.path.peer))
+        Some(Departure { from: self.address, to: transmit.path.peer, hops: HOPS })
     }
 }
 
 const SOCKET: SocketId = SocketId(0);
+
+/// What systems start with.
+const HOPS: u8 = 64;

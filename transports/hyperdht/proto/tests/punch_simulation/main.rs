@@ -1,0 +1,181 @@
+//! Holes through NATs of every kind, over links that delay, reorder and lose.
+//!
+//! Delays, losses, and what the two NATs do follow from the seed. 300 seeds by default;
+//! `HYPERDHT_SIM_SEEDS=10000` for a long run.
+
+#![cfg(feature = "sim")]
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for some events and no others")]
+
+mod hostile;
+mod peer;
+mod world;
+
+use std::{cell::Cell, time::Duration};
+
+use hyperdht_proto::{
+    connect::PunchError,
+    rpc::SocketId,
+    sim::{Dependence, Link, Nat, Rng, seeds},
+};
+
+use crate::{
+    peer::{Failure, Outcome},
+    world::{Place, World},
+};
+
+#[test]
+fn every_pair_of_nats_that_can_be_crossed_is_crossed_in_time() {
+    let (guessed, missed) = (Cell::new(0), Cell::new(0));
+    seeds(SEEDS, |seed| {
+        let mut rng = Rng::with_seed(!seed);
+        let link = link(&mut rng);
+        let (server, client) = (place(&mut rng), place(&mut rng));
+        let mut world = World::new(seed, link.clone());
+        let [there, here] = [&server, &client].map(|place| world.add(place));
+        let key = world.serve(there);
+        let outcome = world.dial(here, key, &[]);
+        let case = format!("{server:?}, {client:?}, {link:?}: {outcome:?}");
+        match crossing(&server, &client) {
+            Crossing::Direct => assert!(opens_within(&outcome, SCRAPE), "{case}"),
+            Crossing::None => {
+                assert!(fails_within(&outcome, PunchError::BothRandom, SCRAPE), "{case}");
+            }
+            Crossing::Guessed => {
+                guessed.set(guessed.get() + 1);
+                if !opens_within(&outcome, GUESSING) {
+                    // All ports that were tried were wrong.
+                    assert!(fails_within(&outcome, PunchError::Exhausted, GUESSING), "{case}");
+                    missed.set(missed.get() + 1);
+                }
+            }
+        }
+        world.assert_tidy([there, here]);
+    });
+    let (guessed, missed) = (guessed.get(), missed.get());
+    assert!(missed * 100 <= guessed + 100, "{missed} of {guessed} were missed");
+}
+
+#[test]
+fn a_byte_that_leads_nowhere_is_not_taken_for_a_hole() {
+    seeds(SEEDS / 3, |seed| {
+        let mut rng = Rng::with_seed(!seed);
+        // What is repeated on the way looks like an echo.
+        let link = Link { duplication: 0.0, loss: 0.0, ..link(&mut rng) };
+        // Lets the server's first byte in by the mapping towards a node, and answers by another.
+        let client = Nat { filtering: Dependence::Endpoint, ..Nat::SYMMETRIC };
+        let mut world = World::new(seed, link.clone());
+        let [there, here] = [Nat::CONE, client].map(|nat| world.add(&Place::Behind(nat)));
+        let key = world.serve(there);
+        let outcome = world.dial(here, key, &[]);
+        let exhausted = fails_within(&outcome, PunchError::Exhausted, GUESSING);
+        assert!(opens_within(&outcome, GUESSING) || exhausted, "{link:?}: {outcome:?}");
+        world.assert_tidy([there, here]);
+    });
+}
+
+#[test]
+fn neighbours_find_each_other_behind_a_nat_that_does_not_hairpin() {
+    seeds(SEEDS / 3, |seed| {
+        let mut rng = Rng::with_seed(!seed);
+        let link = link(&mut rng);
+        let mut world = World::new(seed, link.clone());
+        let nat = Nat { hairpins: false, ..nat(&mut rng) };
+        let public = world.public_address();
+        let nat_id = world.net.add_nat(public, nat.clone());
+        let [there, here] = [(); 2].map(|()| world.add_behind(nat_id));
+        let key = world.serve(there);
+        let outcome = world.dial(here, key, &[]);
+        assert!(opens_within(&outcome, SCRAPE), "{nat:?}, {link:?}: {outcome:?}");
+        assert!(matches!(outcome, Outcome::Open { socket: SocketId::Server, .. }), "{outcome:?}");
+        world.assert_tidy([there, here]);
+    });
+}
+
+/// How two peers can come together.
+enum Crossing {
+    /// Each one's address is known beforehand.
+    Direct,
+    /// One side's port has to be guessed.
+    Guessed,
+    /// Both ports would have to be.
+    None,
+}
+
+fn crossing(server: &Place, client: &Place) -> Crossing {
+    let is_random = |place: &Place| match place {
+        Place::Public => false,
+        Place::Behind(nat) => nat.mapping != Dependence::Endpoint,
+    };
+    match (is_random(server), is_random(client)) {
+        (false, false) => Crossing::Direct,
+        (true, true) => Crossing::None,
+        (true, false) | (false, true) => Crossing::Guessed,
+    }
+}
+
+fn opens_within(outcome: &Outcome, limit: Duration) -> bool {
+    matches!(outcome, Outcome::Open { took, .. } if *took <= limit)
+}
+
+fn fails_within(outcome: &Outcome, why: PunchError, limit: Duration) -> bool {
+    let why = Failure::Punch(why);
+    matches!(outcome, Outcome::Failed { why: other, took } if *other == why && *took <= limit)
+}
+
+/// A link that works, well or badly.
+fn link(rng: &mut Rng) -> Link {
+    let mut link = Link { delay: millis(rng, 1..=120), hops: rng.u8(2..30), ..Link::default() };
+    if rng.bool() {
+        link.jitter = millis(rng, 0..=60);
+    }
+    if rng.u8(0..3) == 0 {
+        link.reordering = rng.f64() * 0.3;
+    }
+    if rng.u8(0..3) == 0 {
+        link.duplication = rng.f64() * 0.2;
+    }
+    if rng.u8(0..3) == 0 {
+        link.loss = rng.f64() * 0.05;
+    }
+    link
+}
+
+fn place(rng: &mut Rng) -> Place {
+    if rng.u8(0..6) == 0 {
+        return Place::Public;
+    }
+    Place::Behind(nat(rng))
+}
+
+fn nat(rng: &mut Rng) -> Nat {
+    let dependence = |rng: &mut Rng| match rng.u8(0..3) {
+        0 => Dependence::Endpoint,
+        1 => Dependence::Address,
+        _ => Dependence::AddressAndPort,
+    };
+    let mapping = if rng.bool() { Dependence::Endpoint } else { dependence(rng) };
+    let filtering = dependence(rng);
+    let loose = mapping != Dependence::Endpoint && filtering == Dependence::Endpoint;
+    Nat {
+        mapping,
+        // One that is strict about mappings is about packets, too.
+        filtering: if loose { Dependence::Address } else { filtering },
+        keeps_ports: rng.bool(),
+        hairpins: rng.bool(),
+        lifetime: Duration::from_secs(rng.u64(30..300)),
+    }
+}
+
+fn millis(rng: &mut Rng, range: std::ops::RangeInclusive<u64>) -> Duration {
+    Duration::from_millis(rng.u64(range))
+}
+
+/// What a scrape has, with Prometheus' own default timeout.
+const SCRAPE: Duration = Duration::from_secs(10);
+
+/// Ports are tried for 27 s, or 35 s out of the NAT that gives out random ones, after what leads there.
+const GUESSING: Duration = Duration::from_secs(45);
+
+/// So many in every run of the tests.
+const SEEDS: u64 = 300;
