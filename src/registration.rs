@@ -25,6 +25,9 @@ use crate::{
     telemetry::{Throttle, causes},
 };
 
+/// How long a peer may take that was let in: its packets may have to find a way through NATs, whose
+/// ports are guessed for up to 35 s. Without one they are given up after ten.
+const COME_WITHIN: Duration = Duration::from_secs(45);
 /// How long a peer may stay that has not proven the secret.
 const PROVE_WITHIN: Duration = Duration::from_secs(5);
 /// How long a peer stays that proved not to know it, so that it can read our answer.
@@ -79,7 +82,7 @@ impl Registrar {
     }
 
     async fn serve(self: Arc<Self>, incoming: Box<dyn Incoming>, stranger: OwnedSemaphorePermit) {
-        let Ok(Ok(session)) = timeout(PROVE_WITHIN, incoming.accept()).await else { return };
+        let Ok(Ok(session)) = timeout(COME_WITHIN, incoming.accept()).await else { return };
         let Session { peer, info, tx, rx } = session;
         let visit = Arc::new(Visit {
             uid: Uuid::new_v4(),
