@@ -332,6 +332,11 @@ impl Link {
         drop(before);
     }
 
+    /// The socket that is kept open, if it is one for crossing NATs.
+    pub(crate) fn held(&self) -> Option<Arc<PoolSocket>> {
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The stream below.
     pub(crate) const fn stream(&self) -> &UdxStream {
         &self.stream

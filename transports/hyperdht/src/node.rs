@@ -11,6 +11,7 @@ mod options;
 mod punching;
 mod queries;
 mod relaying;
+mod routes;
 mod sockets;
 mod suspension;
 mod task;

@@ -55,7 +55,7 @@ fn introduction(
         firewall: if public.is_some() { Firewall::Open } else { Firewall::Unknown },
         addresses4: public.into_iter().chain(local.iter().copied()).collect(),
         relay_through,
-        udx: Some(UdxInfo { reusable_socket: false, id: stream_id, seq: 0 }),
+        udx: Some(UdxInfo { reusable_socket: true, id: stream_id, seq: 0 }),
         secret_stream: true,
         ..NoisePayload::default()
     }

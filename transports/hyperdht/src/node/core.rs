@@ -25,6 +25,7 @@ use super::{
     options::{NodeOptions, StartError},
     punching::End,
     queries::QueryEntry,
+    routes::Routes,
     sockets::{Inbound, PoolSocket, Sockets},
     suspension::Activity,
 };
@@ -54,6 +55,7 @@ pub(super) struct State {
     pub(super) rng: StdRng,
     pub(super) relays: RelayCache,
     pub(super) blind_relays: BlindRelays,
+    pub(super) routes: Routes,
     pub(super) puncher: Puncher,
     /// Sockets that the puncher wants open.
     pub(super) pool: BTreeMap<u32, Arc<PoolSocket>>,
@@ -129,6 +131,7 @@ impl Core {
             rng,
             relays: RelayCache::default(),
             blind_relays: BlindRelays::new(&options.relays),
+            routes: Routes::default(),
             puncher,
             pool: BTreeMap::new(),
             punches: BTreeMap::new(),
@@ -335,7 +338,9 @@ impl State {
     /// When something is due next.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let link = self.links.first_key_value().map(|(key, _)| key.0);
-        [self.dht.poll_timeout(), self.puncher.poll_timeout(), link].into_iter().flatten().min()
+        let routes = self.routes.poll_timeout();
+        let times = [self.dht.poll_timeout(), self.puncher.poll_timeout(), routes, link];
+        times.into_iter().flatten().min()
     }
 
     /// Does what is due of the protocol.
@@ -346,6 +351,9 @@ impl State {
         }
         if is_due(self.puncher.poll_timeout()) {
             self.puncher.handle_timeout(&mut self.dht, now);
+        }
+        if is_due(self.routes.poll_timeout()) {
+            self.routes.handle_timeout(now);
         }
     }
 }

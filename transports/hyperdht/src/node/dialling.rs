@@ -1,7 +1,7 @@
 //! Connections that we ask for.
 
 use std::{
-    net::SocketAddrV4,
+    net::{SocketAddr, SocketAddrV4},
     pin::{Pin, pin},
     sync::Arc,
     time::{Duration, Instant},
@@ -29,7 +29,7 @@ use super::{
     relaying::{self, Attempt, HEAD_START, Met, OpenError},
 };
 use crate::{
-    connection::{Connection, ConnectionError},
+    connection::{Connection, ConnectionError, Link},
     relay::RelayError,
     udx::{Path, UdxStream},
 };
@@ -118,6 +118,9 @@ async fn dial(
     };
     let outcome = match met {
         Ok(()) => {
+            if answered.reusable && answered.rendezvous.is_none() {
+                core.remember_route(server, &link);
+            }
             core.adopt(&connection);
             Ok(connection)
         }
@@ -317,6 +320,7 @@ impl Core {
                 ephemeral: state.ephemeral(),
                 stream_id: stream.id(),
                 relays: state.relays.relays(&server).to_vec(),
+                route: state.routes.to(&server),
                 local: self.local().to_vec(),
                 relay_through: state.relay_through(now, ways),
                 direct,
@@ -346,11 +350,22 @@ impl Core {
         });
     }
 
+    fn remember_route(&self, server: PublicKey, link: &Link) {
+        if let Some(socket) = link.held()
+            && let Some(SocketAddr::V4(address)) = link.stream().info().path.map(|path| path.peer)
+        {
+            self.with(|state, now| state.routes.insert(now, server, &socket, address));
+        }
+    }
+
     fn remember_relays(&self, server: PublicKey, answer: &Answer) {
         let mut state = self.lock();
         match answer {
             Ok(answered) => state.relays.insert(server, answered.relays.clone()),
-            Err(_) => state.relays.remove(&server),
+            Err(_) => {
+                state.relays.remove(&server);
+                state.routes.remove(&server);
+            }
         }
     }
 }

@@ -152,6 +152,13 @@ impl Incoming {
         let Admitted { stream, gate, meeting, nonce, punch } = shared.core.admit(&shared, knock)?;
         let mut connection = Connection::start(&shared, stream, &meeting.keys, nonce);
         let link = connection.share();
+        let core = &shared.core;
+        if let Some((socket, peer)) = meeting.connect {
+            // A peer that comes back writes to a socket for crossing NATs that is open still.
+            let Met { path, socket } = Met::at(core, path(core, socket, peer));
+            link.connect(path, meeting.remote_id, socket);
+        }
+        let reusable = meeting.reusable && meeting.rendezvous.is_none();
         let opened = tokio::select! {
             biased;
             interruption = shared.interruption() => Err(interruption.into()),
@@ -164,6 +171,9 @@ impl Incoming {
         if self.pool.as_ref().is_some_and(|pool| !pool.admit(&connection)) {
             connection.held().replace();
             return Err(AcceptError::Duplicate);
+        }
+        if let Some(socket) = link.held().filter(|_| reusable) {
+            core.with(|state, now| state.routes.keep(now, &socket));
         }
         shared.core.adopt(&connection);
         Ok(connection)

@@ -50,6 +50,10 @@ pub(crate) struct PoolSocket {
 }
 
 impl PoolSocket {
+    pub(super) const fn number(&self) -> u32 {
+        self.number
+    }
+
     /// Sends a datagram; `ttl` is how many hops it may take, where that is not the usual number. One
     /// that the system does not take is lost, as on the way.
     pub(super) fn send(&self, to: SocketAddrV4, datagram: &[u8], ttl: Option<u8>) {

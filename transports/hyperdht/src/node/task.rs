@@ -23,9 +23,11 @@ pub(super) async fn run(core: Arc<Core>, mut inbound: Inbound, stopped: Cancella
             () = stopped.cancelled() => return,
             () = core.changed() => {}
             Some(datagram) = inbound.server.recv() => {
+                take_in_waiting(&core, &mut inbound.pool);
                 take_in(&core, SocketId::Server, datagram, &mut inbound.server);
             }
             Some(datagram) = inbound.client.recv() => {
+                take_in_waiting(&core, &mut inbound.pool);
                 take_in(&core, SocketId::Client, datagram, &mut inbound.client);
             }
             Some((socket, datagram)) = inbound.pool.recv() => {
@@ -61,6 +63,14 @@ fn take_in_pool(core: &Core, first: (u32, Datagram), more: &mut mpsc::Receiver<(
         } else {
             dht.handle_datagram(now, SocketId::Pool(socket), from, &datagram.bytes);
         }
+    }
+}
+
+/// Takes in what waits on the sockets of the pool, before what has come on another: a handshake that
+/// came straight through a hole is to be seen before its copies that took a node's detour.
+fn take_in_waiting(core: &Core, pool: &mut mpsc::Receiver<(u32, Datagram)>) {
+    if let Ok(first) = pool.try_recv() {
+        take_in_pool(core, first, pool);
     }
 }
 

@@ -39,6 +39,9 @@ pub struct DialSpec {
     pub stream_id: u32,
     /// Nodes that led to the server before: see [`RelayCache`](super::RelayCache).
     pub relays: Vec<SocketAddrV4>,
+    /// Where the server was reached the last time, through which socket: it is asked there, too, if the
+    /// socket is open still.
+    pub route: Option<(SocketId, SocketAddrV4)>,
     /// This host's addresses with the port of the server socket, to be told to servers behind the
     /// same NAT.
     pub local: Vec<SocketAddrV4>,
@@ -64,6 +67,7 @@ pub struct Dial {
     stream_id: u32,
     relay_through: Option<RelayThrough>,
     local: Vec<SocketAddrV4>,
+    route: Option<(SocketId, SocketAddrV4)>,
     query: Option<QueryId>,
     /// Nodes that led to the server before and have not been asked yet, one after another.
     cached: VecDeque<SocketAddrV4>,
@@ -119,6 +123,9 @@ pub struct Answered {
     pub remote_id: u32,
     /// The nodes through which to dial the next time.
     pub relays: Vec<SocketAddrV4>,
+    /// Whether the server keeps its socket for a while after the connection, so that it is found there
+    /// by the [next dial](DialSpec::route).
+    pub reusable: bool,
     /// How to connect the stream. If the server's first packet has come already, that says it
     /// better.
     pub plan: Plan,
@@ -176,6 +183,7 @@ impl Dial {
             stream_id: spec.stream_id,
             relay_through: spec.relay_through,
             local: spec.local,
+            route: spec.route,
             query: None,
             slots: if cached.is_empty() { SLOTS } else { SLOTS_WITH_CACHE },
             cached: cached.into(),
@@ -189,6 +197,12 @@ impl Dial {
             failure: DialError::NotFound,
             outcome: None,
         };
+        if let Some((socket, server)) = dial.route {
+            // Beside all others, which it holds no slot of.
+            dial.slots += 1;
+            dial.asked.insert(server);
+            dial.send(dht, now, server, Some(socket));
+        }
         dial.seeded = !dial.cached.is_empty();
         let seeds = dial.cached.iter().copied().collect();
         dial.search(dht, now, seeds);
@@ -280,8 +294,9 @@ impl Dial {
     /// The search is over. One that began at nodes that did not help begins anew elsewhere.
     fn on_searched(&mut self, dht: &mut Dht, now: Instant) {
         self.query = None;
-        let fruitless = self.found.is_empty() && self.running.len() <= 1;
-        if std::mem::take(&mut self.seeded) && fruitless && self.asked.len() <= 1 {
+        let few = 1 + usize::from(self.route.is_some());
+        let fruitless = self.found.is_empty() && self.running.len() <= few;
+        if std::mem::take(&mut self.seeded) && fruitless && self.asked.len() <= few {
             self.search(dht, now, Vec::new());
         }
     }
@@ -368,11 +383,14 @@ impl Dial {
             Rendezvous::of_client(self.relay_through, payload.relay_through, self.stream_id);
         let plan = self.plan(dht, reply, &payload, &keys);
         let relays = if payload.relay_addresses.is_empty() {
-            vec![reply.relay]
+            let node =
+                Some(reply.relay).filter(|node| self.route.is_none_or(|(_, at)| at != *node));
+            node.into_iter().collect()
         } else {
             payload.relay_addresses
         };
-        Ok(Answered { keys, remote_id: udx.id, relays, plan, rendezvous })
+        let reusable = udx.reusable_socket;
+        Ok(Answered { keys, remote_id: udx.id, relays, reusable, plan, rendezvous })
     }
 
     fn plan(
@@ -384,7 +402,8 @@ impl Dial {
     ) -> Plan {
         let default = dht.rpc().default_socket();
         if !reply.relayed {
-            return Plan::Connect(default, reply.relay);
+            let route = self.route.filter(|(_, server)| *server == reply.relay);
+            return Plan::Connect(route.map_or(default, |(socket, _)| socket), reply.relay);
         }
         let punch = payload.holepunch.as_ref().filter(|punch| !punch.relays.is_empty());
         let elsewhere = reply.server != reply.relay;

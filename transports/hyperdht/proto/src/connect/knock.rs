@@ -49,6 +49,9 @@ pub struct Meeting {
     pub keys: SessionKeys,
     /// The peer's id of the UDX stream.
     pub remote_id: u32,
+    /// Whether the peer may come back through the same socket: it is to be kept for a while after the
+    /// connection.
+    pub reusable: bool,
     /// Where to connect the stream to at once; otherwise the first packet that comes for it, within
     /// [`FIRST_PACKET_WAIT`](super::FIRST_PACKET_WAIT), says where the peer is.
     pub connect: Option<(SocketId, SocketAddrV4)>,
@@ -171,6 +174,7 @@ impl Knock {
         let meeting = udx.map(|udx| Meeting {
             keys,
             remote_id: udx.id,
+            reusable: udx.reusable_socket,
             connect: if let Way::Connect(socket, to) = way { Some((socket, to)) } else { None },
             punch: punch.map(|(id, _)| id),
             rendezvous,

@@ -57,6 +57,30 @@ fn every_pair_of_nats_that_can_be_crossed_is_crossed_in_time() {
 }
 
 #[test]
+fn a_second_dial_goes_through_the_hole_of_the_first() {
+    seeds(SEEDS / 3, |seed| {
+        let mut rng = Rng::with_seed(!seed);
+        let link = Link { loss: 0.0, ..link(&mut rng) };
+        let mut nats = [Nat { keeps_ports: rng.bool(), ..Nat::CONE }, Nat::SYMMETRIC];
+        rng.shuffle(&mut nats);
+        let mut world = World::new(seed, link.clone());
+        let [there, here] = nats.map(|nat| world.add(&Place::Behind(nat)));
+        let key = world.serve(there);
+        let first = world.dial(here, key, &[]);
+        let Outcome::Open { socket, .. } = first else {
+            assert!(fails_within(&first, PunchError::Exhausted, GUESSING), "{link:?}: {first:?}");
+            return;
+        };
+        let second = world.dial(here, key, &[]);
+        // The handshake and the stream's first packets, there and back.
+        let limit = 4 * (3 * link.delay + link.jitter);
+        assert!(opens_within(&second, limit), "{link:?}: {second:?}");
+        assert!(matches!(second, Outcome::Open { socket: other, .. } if other == socket));
+        world.assert_tidy([there, here]);
+    });
+}
+
+#[test]
 fn a_byte_that_leads_nowhere_is_not_taken_for_a_hole() {
     seeds(SEEDS / 3, |seed| {
         let mut rng = Rng::with_seed(!seed);

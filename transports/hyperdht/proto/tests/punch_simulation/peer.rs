@@ -180,6 +180,7 @@ impl Peer {
             ephemeral: self.key_pair(),
             stream_id,
             relays,
+            route: self.dialling.as_ref().and_then(|before| before.path),
             local: self.local(),
             relay_through: None,
             direct: true,
