@@ -20,6 +20,7 @@ Options:
   --pairs <LIST> Pairs of NATs, server/client, such as cone/cone,open/symmetric [default: all nine of
                  open, cone and symmetric]
   --ways <LIST>  Who serves / who dials, such as rust/node,rust/rust [default: all four]
+  --relay        Have all peers name a blind relay, ours, on a public host
   --no-install   Install nothing
   -h, --help     Print this help
 ";
@@ -30,6 +31,7 @@ pub(crate) struct Options {
     rounds: usize,
     pairs: Vec<(Nat, Nat)>,
     ways: Vec<(Stack, Stack)>,
+    relay: bool,
 }
 
 impl Options {
@@ -50,6 +52,7 @@ impl Options {
             rounds,
             pairs: pairs.unwrap_or_else(|| Ok(all(&Nat::CROSSABLE)))?,
             ways: ways.unwrap_or_else(|| Ok(all(&STACKS)))?,
+            relay: arguments.contains("--relay"),
         })
     }
 }
@@ -62,8 +65,13 @@ pub(crate) fn run(options: &Options, install: bool, root: &Path) -> Result<(), F
     }
     NatLab::possible()?;
     let lab = NatLab::build_anyway(PUBLIC_HOSTS);
-    let peers = Peers::find(true);
+    let mut peers = Peers::find(true);
     let network = Network::start(&lab, &peers, &[Stack::Node], PUBLIC_HOSTS);
+    let beside_a_node = Place::Public(PUBLIC_HOSTS);
+    let relay = options.relay.then(|| peers.relay(&lab, &network, beside_a_node, Stack::Rust));
+    if let Some((_, key)) = &relay {
+        peers = peers.naming(key);
+    }
     let mut cells: BTreeMap<(usize, usize), Vec<Vec<Dial>>> = BTreeMap::new();
     for round in 1..=options.rounds {
         for (row, pair) in options.pairs.iter().enumerate() {
@@ -212,6 +220,7 @@ mod tests {
         };
         let default = parse(&[]).expect("the defaults");
         assert_eq!((default.pairs.len(), default.ways.len(), default.rounds), (9, 4, 5));
+        assert!(!default.relay && parse(&["--relay"]).is_ok_and(|options| options.relay));
         let some = parse(&["--pairs", "cone/open", "--ways", "Rust/node", "--rounds", "1"]);
         let some = some.expect("known words");
         assert_eq!(some.pairs, [(Nat::Cone, Nat::Open)]);
