@@ -72,14 +72,14 @@ impl NetworkChanges {
 pub(super) async fn watch(core: Arc<Core>, stopped: CancellationToken) {
     let mut timer = interval(LOOK_EVERY);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut clocks = Clocks::new(clock::now());
+    let mut clocks = Clocks::new(Reading::now());
     loop {
         tokio::select! {
             biased;
             () = stopped.cancelled() => return,
             () = async { core.running().await; timer.tick().await; } => {}
         }
-        if clocks.slept(clock::now()) {
+        if clocks.slept(Reading::now()) {
             tracing::debug!("the machine slept");
             core.with_dht(|dht, now| dht.woke_up(now));
         }
@@ -93,61 +93,48 @@ pub(super) async fn watch(core: Arc<Core>, stopped: CancellationToken) {
 /// Two clocks, of which one goes on while the machine sleeps.
 #[derive(Debug)]
 struct Clocks {
-    last: clock::Reading,
+    last: Reading,
 }
 
 impl Clocks {
-    const fn new(first: clock::Reading) -> Self {
+    const fn new(first: Reading) -> Self {
         Self { last: first }
     }
 
     /// Whether the machine has slept since the last call.
-    fn slept(&mut self, now: clock::Reading) -> bool {
+    fn slept(&mut self, now: Reading) -> bool {
         let last = std::mem::replace(&mut self.last, now);
         let awake = now.awake.saturating_duration_since(last.awake);
         now.always.saturating_sub(last.always) > awake + SLEEP
     }
 }
 
-#[cfg(target_os = "linux")]
-mod clock {
-    use super::{Duration, Instant};
+/// What the clocks show.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    /// Stands still while the machine sleeps.
+    awake: Instant,
+    /// Since some beginning; goes on.
+    always: Duration,
+}
 
-    /// What the clocks show.
-    #[derive(Debug, Clone, Copy)]
-    pub(super) struct Reading {
-        pub(super) awake: Instant,
-        /// Since some beginning.
-        pub(super) always: Duration,
-    }
-
-    /// `Instant` stands still during a suspension, and `CLOCK_BOOTTIME` does not.
-    pub(super) fn now() -> Reading {
-        let always = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
-        Reading { awake: Instant::now(), always: always.map_or(Duration::ZERO, Duration::from) }
+impl Reading {
+    fn now() -> Self {
+        Self { awake: Instant::now(), always: always() }
     }
 }
 
+#[cfg(target_os = "linux")]
+fn always() -> Duration {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+    time.map_or(Duration::ZERO, Duration::from)
+}
+
+/// That the wall clock is also set now and then costs no more than an announcement.
 #[cfg(not(target_os = "linux"))]
-mod clock {
+fn always() -> Duration {
     use std::time::{SystemTime, UNIX_EPOCH};
-
-    use super::{Duration, Instant};
-
-    /// What the clocks show.
-    #[derive(Debug, Clone, Copy)]
-    pub(super) struct Reading {
-        pub(super) awake: Instant,
-        /// Since some beginning.
-        pub(super) always: Duration,
-    }
-
-    /// The wall clock goes on during a sleep. That it is also set now and then costs no more than an
-    /// announcement.
-    pub(super) fn now() -> Reading {
-        let always = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Reading { awake: Instant::now(), always }
-    }
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Where peers behind the same NAT reach the server socket: the address it is bound to, or those of
@@ -195,8 +182,8 @@ mod tests {
 
     #[test]
     fn a_machine_has_slept_when_one_clock_went_on_without_the_other() {
-        let start = clock::Reading { awake: Instant::now(), always: Duration::from_secs(100) };
-        let later = |awake: u64, always: u64| clock::Reading {
+        let start = Reading { awake: Instant::now(), always: Duration::from_secs(100) };
+        let later = |awake: u64, always: u64| Reading {
             awake: start.awake + Duration::from_secs(awake),
             always: start.always + Duration::from_secs(always),
         };
