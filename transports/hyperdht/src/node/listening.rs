@@ -7,7 +7,7 @@ use std::{
 };
 
 use hyperdht_proto::{
-    connect::{FIRST_PACKET_WAIT, Knock, Meeting, Welcome},
+    connect::{FIRST_PACKET_WAIT, Knock, Meeting, PunchError, Welcome},
     dht::{IncomingHandshake, ServerId},
     keys::{KeyPair, PublicKey},
 };
@@ -212,14 +212,18 @@ async fn await_peer(
     gate: Arc<Gate>,
     punch: Option<Punch>,
 ) -> Result<Met, NotCome> {
+    let unpunched = async || timeout(FIRST_PACKET_WAIT, gate.direct()).await.map_err(|_| NotCome);
     let Some(mut punch) = punch else {
-        let path = timeout(FIRST_PACKET_WAIT, gate.direct()).await.map_err(|_| NotCome)?;
-        return Ok(Met::at(&shared.core, path));
+        return Ok(Met::at(&shared.core, unpunched().await?));
     };
     let path = tokio::select! {
         biased;
         path = gate.direct() => path,
-        _ = punch.ended() => return Err(NotCome),
+        end = punch.ended() => match end {
+            // It has made room for others, and its peer may be a neighbour that needs no hole.
+            Err(PunchError::Displaced) => unpunched().await?,
+            _ => return Err(NotCome),
+        },
     };
     let met = Met::at(&shared.core, path);
     punch.connected();
