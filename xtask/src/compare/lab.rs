@@ -5,6 +5,7 @@ use std::{cell::Cell, fmt, path::Path};
 use dht_prom_test_support::{
     Bridge, BridgeSettings, Client, ClientSpec, Generation, MetricsSource, Subject, Testnet,
 };
+use hyper::Uri;
 use tempfile::TempDir;
 
 /// One of the two bridges.
@@ -92,8 +93,9 @@ impl Lab {
 }
 
 /// Where the metrics of the first `count` clients are scraped.
-pub(crate) fn urls(bridge: &Bridge, count: usize) -> Vec<String> {
-    (0..count).map(|index| bridge.url(&format!("/scrape/{}/metrics", alias(index)))).collect()
+pub(crate) fn urls(bridge: &Bridge, count: usize) -> Vec<Uri> {
+    let url = |index| bridge.url(&format!("/scrape/{}/metrics", alias(index)));
+    (0..count).map(|index| url(index).parse().expect("a bridge has URLs")).collect()
 }
 
 fn alias(index: usize) -> String {

@@ -1,17 +1,30 @@
 //! Scrapes a bridge over a number of kept connections, as fast as it answers.
+//!
+//! One thread waits for whichever connection has something, as the network poller of Prometheus' own
+//! runtime does. With a thread for each, a bridge would pay with every answer for waking another one,
+//! and bridge and clients would have less of the machine.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    cell::Cell,
     time::{Duration, Instant},
 };
 
-use ureq::Agent;
+use futures_util::{TryStreamExt as _, stream::FuturesUnordered};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{
+    Request, StatusCode, Uri,
+    body::Bytes,
+    client::conn::http1::{self, SendRequest},
+    header::HOST,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, time::timeout_at};
 
 /// What to scrape, and how often.
 #[derive(Debug)]
 pub(crate) struct Load<'a> {
-    /// The address of each target's metrics; scrapes take turns among them.
-    pub(crate) urls: &'a [String],
+    /// The address of each target's metrics, all of one bridge; scrapes take turns among them.
+    pub(crate) urls: &'a [Uri],
     /// How many bytes each answer must have.
     pub(crate) body_bytes: usize,
     /// Connections, each with one scrape at a time.
@@ -34,62 +47,77 @@ pub(crate) struct Timing {
 impl Load<'_> {
     /// Scrapes until the count is reached; the first answer that is not as it must be ends it.
     pub(crate) fn run(&self) -> Result<Timing, String> {
-        let next = AtomicUsize::new(0);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        runtime.block_on(async {
+            let limited = timeout_at(self.deadline.into(), self.work());
+            limited.await.unwrap_or_else(|_| Err("out of time".to_owned()))
+        })
+    }
+
+    async fn work(&self) -> Result<Timing, String> {
+        let next = Cell::new(0);
         let begin = Instant::now();
-        let results: Vec<_> = std::thread::scope(|scope| {
-            let workers: Vec<_> =
-                (0..self.connections).map(|_| scope.spawn(|| self.work(&next))).collect();
-            workers.into_iter().map(|worker| worker.join().expect("workers do not panic")).collect()
-        });
+        let workers: FuturesUnordered<_> =
+            (0..self.connections).map(|_| self.work_on_one_connection(&next)).collect();
+        let mut latencies: Vec<_> = workers.try_concat().await?;
         let elapsed = begin.elapsed();
-        let mut latencies = Vec::with_capacity(self.scrapes);
-        for result in results {
-            latencies.extend(result?);
-        }
         latencies.sort_unstable();
         Ok(Timing { elapsed, latencies })
     }
 
-    fn work(&self, next: &AtomicUsize) -> Result<Vec<Duration>, String> {
-        let agent = one_connection();
+    async fn work_on_one_connection(&self, next: &Cell<usize>) -> Result<Vec<Duration>, String> {
+        let mut connection = connect(self.urls.first().ok_or("nothing to scrape")?).await?;
         let mut latencies = Vec::new();
-        loop {
-            let turn = next.fetch_add(1, Ordering::Relaxed);
-            if turn >= self.scrapes {
-                return Ok(latencies);
-            }
+        while next.get() < self.scrapes {
+            let turn = next.replace(next.get() + 1);
             let begin = Instant::now();
-            if let Err(reason) = self.scrape(&agent, turn) {
-                // The others would only prolong a run that has failed.
-                next.store(self.scrapes, Ordering::Relaxed);
-                return Err(format!("scrape {turn} of {}: {reason}", self.scrapes));
-            }
+            let url = &self.urls[turn % self.urls.len()];
+            let scraped = scrape(&mut connection, url, self.body_bytes).await;
+            scraped.map_err(|reason| format!("scrape {turn} of {}: {reason}", self.scrapes))?;
             latencies.push(begin.elapsed());
         }
-    }
-
-    fn scrape(&self, agent: &Agent, turn: usize) -> Result<(), String> {
-        let url = self.urls.get(turn % self.urls.len()).ok_or("nothing to scrape")?;
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err("out of time".to_owned());
-        }
-        let request = agent.get(url).config().timeout_global(Some(left)).build();
-        let mut answer = request.call().map_err(|error| error.to_string())?;
-        let body = answer.body_mut().read_to_vec().map_err(|error| error.to_string())?;
-        if answer.status() != 200 {
-            return Err(format!("{}: {}", answer.status(), String::from_utf8_lossy(&body)));
-        }
-        if body.len() != self.body_bytes {
-            return Err(format!("{} bytes instead of {}", body.len(), self.body_bytes));
-        }
-        Ok(())
+        Ok(latencies)
     }
 }
 
-fn one_connection() -> Agent {
-    let config = Agent::config_builder().http_status_as_error(false).proxy(None);
-    config.max_idle_connections(1).max_idle_connections_per_host(1).build().new_agent()
+async fn connect(url: &Uri) -> Result<SendRequest<Empty<Bytes>>, String> {
+    let authority = url.authority().ok_or_else(|| format!("{url} names no host"))?;
+    let stream = TcpStream::connect(authority.as_str()).await.map_err(|error| error.to_string())?;
+    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    let handshake = http1::handshake(TokioIo::new(stream)).await;
+    let (sender, connection) = handshake.map_err(|error| error.to_string())?;
+    // Whoever waits for an answer is told of its end.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+async fn scrape(
+    connection: &mut SendRequest<Empty<Bytes>>,
+    url: &Uri,
+    body_bytes: usize,
+) -> Result<(), String> {
+    connection.ready().await.map_err(|error| error.to_string())?;
+    let host = url.authority().map_or("", |authority| authority.as_str());
+    let path = url.path_and_query().map_or("/", |path| path.as_str());
+    let request = Request::get(path).header(HOST, host).body(Empty::new());
+    let request = request.map_err(|error| error.to_string())?;
+    let answer = connection.send_request(request).await.map_err(|error| error.to_string())?;
+    let status = answer.status();
+    let mut body = answer.into_body();
+    if status != StatusCode::OK {
+        let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
+        return Err(format!("{status}: {}", String::from_utf8_lossy(&body)));
+    }
+    let mut received = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| error.to_string())?;
+        received += frame.data_ref().map_or(0, Bytes::len);
+    }
+    if received != body_bytes {
+        return Err(format!("{received} bytes instead of {body_bytes}"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -102,7 +130,7 @@ mod tests {
     use super::*;
 
     /// A server that answers `answers` requests with `body` on the first connection it gets.
-    fn server(answers: usize, body: &'static str) -> String {
+    fn server(answers: usize, body: &'static str) -> Uri {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound");
         std::thread::spawn(move || {
@@ -114,10 +142,10 @@ mod tests {
                 stream.write_all((head + body).as_bytes()).expect("the scraper reads");
             }
         });
-        format!("http://{address}/")
+        format!("http://{address}/").parse().expect("an address is a URL")
     }
 
-    fn scrape(url: String, scrapes: usize) -> Result<Timing, String> {
+    fn scrape(url: Uri, scrapes: usize) -> Result<Timing, String> {
         let deadline = Instant::now() + Duration::from_secs(10);
         Load { urls: &[url], body_bytes: 4, connections: 1, scrapes, deadline }.run()
     }
