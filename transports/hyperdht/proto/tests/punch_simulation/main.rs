@@ -81,6 +81,26 @@ fn a_second_dial_goes_through_the_hole_of_the_first() {
 }
 
 #[test]
+fn a_peer_that_is_met_at_once_has_the_next_one_not_wait() {
+    // Reached by whoever writes to them, which they do not know.
+    let open = Place::Behind(Nat { filtering: Dependence::Endpoint, ..Nat::CONE });
+    seeds(SEEDS / 3, |seed| {
+        let mut rng = Rng::with_seed(!seed);
+        let link = Link { delay: millis(&mut rng, 1..=120), hops: 2, ..Link::default() };
+        let mut world = World::new(seed, link.clone());
+        let there = world.add(&Place::Behind(Nat::SYMMETRIC));
+        let key = world.serve(there);
+        let clients = [(); 2].map(|()| world.add(&open));
+        for (number, here) in clients.into_iter().enumerate() {
+            let outcome = world.dial(here, key, &[]);
+            // A search, the handshake, two messages about the punch, and it.
+            let limit = 20 * link.delay + Duration::from_millis(100);
+            assert!(opens_within(&outcome, limit), "{number}, {link:?}: {outcome:?}");
+        }
+    });
+}
+
+#[test]
 fn a_byte_that_leads_nowhere_is_not_taken_for_a_hole() {
     seeds(SEEDS / 3, |seed| {
         let mut rng = Rng::with_seed(!seed);

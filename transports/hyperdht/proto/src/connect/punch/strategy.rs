@@ -180,7 +180,7 @@ const EAGER_PAUSE: Duration = Duration::from_millis(5);
 const LEAST_PORT: u16 = 1000;
 
 /// Sockets that one punch out of a random NAT holds open.
-const BIRTHDAY_SOCKETS: usize = 256;
+pub(super) const BIRTHDAY_SOCKETS: usize = 256;
 /// They are opened bit by bit, so that others have their turn: 35 ms altogether.
 const OPENED_AT_ONCE: usize = 32;
 const OPENING_PAUSE: Duration = Duration::from_millis(5);
