@@ -86,7 +86,8 @@ fn a_peer_that_is_met_at_once_has_the_next_one_not_wait() {
     let open = Place::Behind(Nat { filtering: Dependence::Endpoint, ..Nat::CONE });
     seeds(SEEDS / 3, |seed| {
         let mut rng = Rng::with_seed(!seed);
-        let link = Link { delay: millis(&mut rng, 1..=120), hops: 2, ..Link::default() };
+        let (delay, hops) = (millis(&mut rng, 1..=120), rng.u8(2..30));
+        let link = Link { delay, hops, ..Link::default() };
         let mut world = World::new(seed, link.clone());
         let there = world.add(&Place::Behind(Nat::SYMMETRIC));
         let key = world.serve(there);

@@ -31,6 +31,7 @@ enum Strategy {
 
 #[derive(Debug, Clone, Copy)]
 enum Birthday {
+    Calling,
     Opening { left: usize },
     Repeating { left: u16, at: usize, low_ttl: bool },
 }
@@ -49,8 +50,7 @@ impl Punch {
 
     /// Out of such a NAT.
     pub(super) const fn birthday(now: Instant, to: SocketAddrV4) -> Self {
-        let strategy =
-            Strategy::Birthday { to, step: Birthday::Opening { left: BIRTHDAY_SOCKETS - 1 } };
+        let strategy = Strategy::Birthday { to, step: Birthday::Calling };
         Self { strategy, next: now, spent: 0 }
     }
 
@@ -126,6 +126,13 @@ impl Birthday {
         spent: &mut u32,
     ) -> Option<Duration> {
         match self {
+            Self::Calling => {
+                // Who is let through to by everybody, and does not know, answers at once.
+                cx.send(*sockets.last()?, to, FULL_TTL);
+                *spent += 1;
+                *self = Self::Opening { left: BIRTHDAY_SOCKETS - 1 };
+                Some(Duration::ZERO)
+            }
             Self::Opening { left } => {
                 let opened = (*left).min(OPENED_AT_ONCE);
                 for _ in 0..opened {
