@@ -127,7 +127,7 @@ impl Birthday {
     ) -> Option<Duration> {
         match self {
             Self::Calling => {
-                // Who is let through to by everybody, and does not know, answers at once.
+                // A peer that lets in everybody, and does not know that it does, answers at once.
                 cx.send(*sockets.last()?, to, FULL_TTL);
                 *spent += 1;
                 *self = Self::Opening { left: BIRTHDAY_SOCKETS - 1 };
