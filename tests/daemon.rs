@@ -83,6 +83,17 @@ fn a_connection_too_many_waits_until_another_ends() {
     assert!(daemon.process.stderr().count() == 0);
 }
 
+#[test]
+fn a_first_node_refuses_a_forwarded_port_with_one_line() {
+    let mut command = Process::bound_command(env!("CARGO_BIN_EXE_dht-prometheus"));
+    command.args(["dht-node", "--host", "127.0.0.1", "--port", "0"]);
+    command.env("DHT_PROM_DHT_FORWARDED_PORT", "49737");
+    let mut node = Process::spawn("dht-node", command);
+    assert_eq!(node.expect_exit().code(), Some(1));
+    let lines = node.stderr().all();
+    assert!(lines.len() == 1 && lines[0].ends_with("DHT_PROM_DHT_FORWARDED_PORT"), "{lines:?}");
+}
+
 fn ask(stream: &mut TcpStream) {
     stream.write_all(b"GET /-/healthy HTTP/1.1\r\nhost: bridge\r\n\r\n").unwrap();
 }

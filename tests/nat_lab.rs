@@ -7,11 +7,16 @@
 
 use std::{process::Command, time::Duration};
 
-use dht_prom_test_support::lab::{Dial, Nat, NatLab, Network, Peers, Place, Side, Stack};
+use dht_prom_test_support::{
+    Process,
+    lab::{Dial, Nat, NatLab, Network, Peers, Place, Side, Stack},
+};
 use serde_json::Value;
 
 #[path = "nat_lab/bridge.rs"]
 mod bridge;
+#[path = "nat_lab/forwarded_ports.rs"]
+mod forwarded_ports;
 #[path = "nat_lab/network_changes.rs"]
 mod network_changes;
 #[path = "nat_lab/relays.rs"]
@@ -94,12 +99,19 @@ fn crossable_pairs() -> impl Iterator<Item = (Nat, Nat)> {
     pairs.filter(|pair| *pair != (Nat::Symmetric, Nat::Symmetric))
 }
 
+/// A command of the program in a place, bound to the test.
+fn program(lab: &NatLab, place: Place, arguments: &[&str]) -> Command {
+    let words = lab.words(place);
+    let mut command = Process::bound_command(&words[0]);
+    command.args(&words[1..]).arg(BRIDGE).args(arguments);
+    command
+}
+
 /// What `doctor` says of host A, and that its exit code says the same.
 fn doctor(lab: &NatLab, network: &Network, settings: &[&str]) -> Value {
-    let words = lab.words(Place::Host(Side::A));
-    let mut command = Command::new(&words[0]);
-    command.args(&words[1..]).args([BRIDGE, "doctor", "--json", "--bootstrap"]);
-    let output = command.arg(network.bootstrap()).args(settings).output().unwrap();
+    let arguments = ["doctor", "--json", "--bootstrap", network.bootstrap()];
+    let mut command = program(lab, Place::Host(Side::A), &arguments);
+    let output = command.args(settings).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let report: Value =
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
