@@ -3,7 +3,8 @@
 # Needs root, iproute2, iptables and conntrack.
 #
 #   natlab.sh up                    build it; what stood under the same name is torn down first
-#   natlab.sh side A|B MODE         put another kind of NAT before a host; what ran there loses its net
+#   natlab.sh side A|B|C MODE       put another kind of NAT before a host; what ran there loses its net;
+#                                   C is there from its first one on
 #   natlab.sh weather LOSS_PERCENT  lose so much of the UDP that hosts and NATs receive (0 = none)
 #   natlab.sh rebind A|B            the NAT forgets its mappings, as after a restart of the router
 #   natlab.sh move A|B NEW_IP       the NAT gets another public address (5.5.x.y)
@@ -13,7 +14,7 @@
 #   natlab.sh renumber A|B NEW_IP   the host behind the NAT gets another address (10.N.0.x)
 #   natlab.sh forward A|B OUTSIDE [INSIDE]  the NAT forwards this UDP port to the host
 #   natlab.sh firewall A|B PORT     the host itself lets no other UDP port in or out
-#   natlab.sh part                  no UDP passes between the two hosts, as where a carrier filters it
+#   natlab.sh part                  no UDP passes between hosts A and B, as where a carrier filters it
 #   natlab.sh join                  it does again
 #   natlab.sh down
 #
@@ -21,7 +22,7 @@
 #              MODE_A, MODE_B (cone), PUBS (9)  for up: the NATs' modes, and how many public hosts there are
 #
 # Namespaces: $LAB-pub1..N  public hosts 5.5.0.11, 5.5.0.12, ... (a bridge or client that needs no NAT; DHT nodes)
-#             $LAB-hostA 10.1.0.2 behind $LAB-natA 5.5.1.1; $LAB-hostB 10.2.0.2 behind $LAB-natB 5.5.2.1
+#             $LAB-hostA 10.1.0.2 behind $LAB-natA 5.5.1.1; B and C likewise with a 2 and a 3
 # Modes: open       no NAT: the host has the public address itself
 #        cone       keeps the port, lets in only whom the host has written to, by address and port
 #        symmetric  another random port for each destination
@@ -44,10 +45,10 @@ remove() {
   fi
 }
 
-namespaces() { ip netns list | awk '{print $1}' | sed -n "s/^$LAB-\(wan\|nat[AB]\|host[AB]\|pub[0-9]*\)$/\1/p"; }
+namespaces() { ip netns list | awk '{print $1}' | sed -n "s/^$LAB-\(wan\|nat[ABC]\|host[ABC]\|pub[0-9]*\)$/\1/p"; }
 down() { local name; for name in $(namespaces); do remove "$name"; done; }
 
-number() { case $1 in A) echo 1 ;; B) echo 2 ;; *) echo "no side $1" >&2; exit 2 ;; esac; }
+number() { case $1 in A) echo 1 ;; B) echo 2 ;; C) echo 3 ;; *) echo "no side $1" >&2; exit 2 ;; esac; }
 is_open() { [ -z "$(ip -n "$LAB-nat$1" -4 addr show dev lan0)" ]; }
 
 attach() { # name address/prefix interface: plug a namespace into the public switch

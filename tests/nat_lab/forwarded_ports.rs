@@ -7,10 +7,13 @@ use dht_prom_test_support::{
     lab::{Nat, NatLab, Network, Peers, Place, Side, Stack},
     poll,
 };
-use hyperdht_rs::{Bootstrap, Node, NodeOptions};
+use hyperdht_rs::{Bootstrap, Node, NodeOptions, PublicKey, decode_key};
 use tokio::runtime::{Builder, Runtime};
 
-use super::program;
+use super::{
+    WAYS, program,
+    relays::{By, Stage},
+};
 
 /// Public nodes: all of them keep every record.
 const NODES: u8 = 4;
@@ -43,6 +46,51 @@ fn a_dht_node_behind_a_forwarded_port_keeps_records_for_others() {
             });
         }
     });
+}
+
+#[test]
+fn symmetric_nats_are_crossed_over_a_relay_behind_a_forwarded_port_within_five_seconds() {
+    let Some(stage) = Stage::build(Nat::Symmetric) else { return };
+    let lab = &stage.lab;
+    // The relay's NAT, the port that it forwards, and whether the host lets no other one through.
+    let cases = [
+        (Nat::Cone, 50_000, false),
+        (Nat::Symmetric, 49_737, false),
+        (Nat::Symmetric, 50_000, false),
+        (Nat::Cone, 49_737, true),
+    ];
+    let mut failures = Vec::new();
+    for (nat, port, firewall) in cases {
+        lab.put(Side::C, nat);
+        lab.forward(Side::C, port, PORT);
+        if firewall {
+            lab.firewall(Side::C, PORT);
+        }
+        let case = format!("a relay behind {nat:?}, {port} forwarded, firewall {firewall}");
+        eprintln!("{case}");
+        let (_relay, key) = relay(&stage, port);
+        for way in WAYS {
+            for by in [By::Client, By::Server] {
+                let failure = stage.dial(way, &key, by);
+                failures.extend(failure.map(|what| format!("{case}: {what}")));
+            }
+        }
+    }
+    assert_eq!(failures, [""; 0]);
+}
+
+/// Starts a relay on host C, which its NAT forwards this port to; gives its key, too, in hexadecimal.
+fn relay(stage: &Stage, forwarded: u16) -> (Process, String) {
+    let (port, forwarded) = (PORT.to_string(), forwarded.to_string());
+    let arguments = ["relay", "--bootstrap", stage.network.bootstrap(), "--port", &port];
+    let mut command = program(&stage.lab, Place::Host(Side::C), &arguments);
+    command.args(["--dht-forwarded-port", &forwarded, "--log-format", "json"]);
+    let relay = Process::spawn("the relay", command);
+    let key = relay.expect_line("its key", |line| {
+        let (_, key) = line.split_once("DHT relay ready at public key ")?;
+        decode_key(key.get(..52)?).ok()
+    });
+    (relay, PublicKey::from_bytes(key).to_string())
 }
 
 /// Starts a node on host A, and waits until it has its forwarded port seen.

@@ -21,20 +21,21 @@ const RELAY: Place = Place::Public(PUBLIC_HOSTS);
 
 /// Who names the relay.
 #[derive(Debug, Clone, Copy)]
-enum By {
+pub(crate) enum By {
     Server,
     Client,
 }
 
-struct Stage {
-    lab: NatLab,
+/// A lab, and a network in it.
+pub(crate) struct Stage {
+    pub(crate) lab: NatLab,
     peers: Peers,
-    network: Network,
+    pub(crate) network: Network,
 }
 
 impl Stage {
-    /// A lab with the same NAT on both sides.
-    fn build(nat: Nat) -> Option<Self> {
+    /// A lab with the same NAT before hosts A and B.
+    pub(crate) fn build(nat: Nat) -> Option<Self> {
         let lab = NatLab::build(PUBLIC_HOSTS)?;
         let peers = Peers::find(false);
         let network = Network::start(&lab, &peers, &[Stack::Node], PUBLIC_HOSTS);
@@ -48,7 +49,12 @@ impl Stage {
     }
 
     /// Dials over a relay; says what went wrong.
-    fn dial(&self, (server, client): (Stack, Stack), relay: &str, by: By) -> Option<String> {
+    pub(crate) fn dial(
+        &self,
+        (server, client): (Stack, Stack),
+        relay: &str,
+        by: By,
+    ) -> Option<String> {
         let naming = self.peers.naming(relay);
         let (serving, dialling) = match by {
             By::Server => (&naming, &self.peers),

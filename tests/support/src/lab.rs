@@ -19,13 +19,15 @@ mod peers;
 
 pub use peers::{Dial, Network, Peers, Stack};
 
-/// One of the two hosts that a NAT can stand before.
+/// One of the hosts that a NAT can stand before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// 10.1.0.2 behind 5.5.1.1.
     A,
     /// 10.2.0.2 behind 5.5.2.1.
     B,
+    /// 10.3.0.2 behind 5.5.3.1, where a NAT was put.
+    C,
 }
 
 /// What stands between a host and the rest.
@@ -66,7 +68,7 @@ pub enum Place {
     Public(u8),
 }
 
-/// A public switch with public hosts, and two hosts that NATs can be put before
+/// A public switch with public hosts, and three hosts that NATs can be put before
 /// (`tests/lab/natlab.sh`, whose head says how each is made).
 #[derive(Debug)]
 pub struct NatLab {
@@ -74,7 +76,7 @@ pub struct NatLab {
 }
 
 impl NatLab {
-    /// Builds a lab with so many public hosts and both other hosts open, or says loudly why not.
+    /// Builds a lab with so many public hosts and hosts A and B open, or says loudly why not.
     ///
     /// Needs root and namespaces; without `DHT_PROM_INTEROP=1` it is not asked for.
     ///
@@ -169,7 +171,7 @@ impl NatLab {
         run(self.script(&["unblock", side.name()]));
     }
 
-    /// Lets no UDP pass between the two hosts, which have the addresses that they were built with.
+    /// Lets no UDP pass between hosts A and B, which have the addresses that they were built with.
     ///
     /// # Panics
     /// When that cannot be done.
@@ -269,6 +271,7 @@ impl Side {
         match self {
             Self::A => "A",
             Self::B => "B",
+            Self::C => "C",
         }
     }
 }
