@@ -487,6 +487,78 @@ fn a_new_remote_gets_everything_and_the_change_is_told_when_the_old_is_acknowled
 }
 
 #[test]
+fn what_is_under_way_when_a_stream_moves_is_sent_again_at_once() {
+    let mut bench = Bench::new();
+    bench.write(b"header");
+    bench.sent();
+    bench.pass(ms(500));
+    bench.endpoint.change_remote(bench.now, bench.key, path(1, 2000), 99).unwrap();
+    let again = bench.sent();
+    assert_eq!(again.len(), 1, "the old path may be dead");
+    assert_eq!((again[0].path, again[0].seq()), (path(1, 2000), 0));
+    assert_eq!(again[0].body, b"header");
+    // The new path has the time of a first one.
+    assert_eq!(bench.pass(ms(999)), []);
+    assert_eq!(bench.pass(ms(1)).len(), 1);
+    bench.receive_with(Flags::ACK, 0, 1, 1000, &[], path(1, 2000));
+    assert_eq!(bench.endpoint.info(bench.key).unwrap().unacknowledged, 0);
+    assert_eq!(bench.pass(ms(10_000)), []);
+}
+
+#[test]
+fn a_stream_that_moves_sends_again_as_much_as_a_first_window_and_not_what_has_arrived() {
+    let mut bench = Bench::new();
+    bench.write(&[1; 100_000]);
+    bench.sent();
+    bench.now += ms(1);
+    bench.acknowledge(10);
+    assert_eq!(bench.sent().len(), 20);
+    bench.sack(10, 12, 14);
+    bench.sent();
+    bench.endpoint.change_remote(bench.now, bench.key, path(1, 2000), 99).unwrap();
+    let again = bench.sent();
+    assert!(again.iter().all(|packet| packet.path == path(1, 2000)));
+    let numbers: Vec<_> = again.iter().map(Sent::seq).collect();
+    assert_eq!(numbers, [10, 11, 14, 15, 16, 17, 18, 19, 20, 21]);
+}
+
+#[test]
+fn what_still_arrives_over_the_old_path_tells_nothing_of_the_new_one() {
+    let mut bench = Bench::new();
+    bench.write(&[1; 100_000]);
+    bench.sent();
+    bench.now += ms(1);
+    bench.acknowledge(10);
+    assert_eq!(bench.sent().len(), 20);
+    bench.now += ms(300);
+    bench.endpoint.change_remote(bench.now, bench.key, path(1, 2000), 99).unwrap();
+    assert_eq!(bench.sent().len(), 10);
+    bench.now += ms(5);
+    // All of what went over the old path, also what was not repeated yet.
+    bench.receive_with(Flags::ACK, 0, 30, 4 << 20, &[], path(1, 2000));
+    let info = bench.endpoint.info(bench.key).unwrap();
+    assert_eq!((info.rtt, info.in_flight), (None, 0));
+    let sent = bench.sent();
+    assert_eq!(sent[0].seq(), 30, "nothing of it is sent once more");
+    bench.now += ms(20);
+    bench.receive_with(Flags::ACK, 0, 31, 4 << 20, &[], path(1, 2000));
+    assert_eq!(bench.endpoint.info(bench.key).unwrap().rtt, Some(ms(20)));
+}
+
+#[test]
+fn a_move_gives_the_peer_new_patience() {
+    let mut bench = Bench::new();
+    bench.write(b"x");
+    bench.pass(ms(12_900));
+    assert_eq!(bench.closed(), None, "it would be given up now");
+    bench.endpoint.change_remote(bench.now, bench.key, path(1, 2000), 99).unwrap();
+    bench.pass(ms(12_900));
+    assert_eq!(bench.closed(), None);
+    bench.pass(ms(200));
+    assert_eq!(bench.closed(), Some(Err(StreamError::TimedOut)));
+}
+
+#[test]
 fn a_relay_forwards_bytes_unchanged_but_for_the_id() {
     let mut bench = Bench::new();
     let to = bench.endpoint.open(50, StreamOptions::default()).unwrap();

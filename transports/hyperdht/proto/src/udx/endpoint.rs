@@ -178,9 +178,9 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Moves a connected stream to another path at once. [`Ready::remote_changed`] tells when the
-    /// peer has acknowledged all that was sent before, [`Ready::remote_confirmed`] when it has moved
-    /// there as well.
+    /// Moves a connected stream to another path at once, and sends again over it what the peer has not
+    /// acknowledged. [`Ready::remote_changed`] tells when it has acknowledged all that was sent before,
+    /// [`Ready::remote_confirmed`] when it has moved there as well.
     ///
     /// # Errors
     /// [`CallError::NoStream`], [`CallError::NotConnected`].

@@ -275,9 +275,11 @@ impl Stream {
         Ok(())
     }
 
-    /// Sends everything to another place from now on, repeated packets included: the old path is
-    /// usually about to go away, and the peer puts packets together by number wherever they come
-    /// from. What was learnt about the old path is forgotten.
+    /// Sends everything to another place from now on, and again what is not acknowledged: the old path
+    /// is about to go away or leads nowhere, and the peer puts packets together by number wherever they
+    /// come from. What was learnt about the old path is forgotten.
+    ///
+    /// The reference keeps the old address on packets that it repeats, and waits for their timeout.
     pub(crate) fn change_remote(&mut self, now: Time, remote: Remote) -> Result<(), CallError> {
         self.check_open()?;
         if self.remote.is_none() {
@@ -287,7 +289,7 @@ impl Stream {
         self.moved = Some(Moved { answers: false, first: None });
         self.timers.sent_at = now;
         self.mtu.restart(remote.path.peer);
-        self.in_flight.forget_probes();
+        self.start_over(now);
         self.congestion = (self.config.congestion)();
         self.pacer = Pacer::new();
         self.rtt = Rtt::new();

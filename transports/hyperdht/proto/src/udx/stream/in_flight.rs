@@ -20,6 +20,9 @@ pub(crate) struct Sent {
     /// When it left last.
     pub(crate) sent_at: Time,
     pub(crate) record: SendRecord,
+    /// Whether it has left over a path that the stream has left since: its acknowledgement may be for
+    /// that time.
+    pub(crate) elsewhere: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,10 +215,12 @@ impl InFlight {
         Some(self.next() - 1 - back as u64)
     }
 
-    /// The path is another one: what arrives now says nothing of the sizes that it carries.
-    pub(crate) fn forget_probes(&mut self) {
+    /// The path is another one: marks all that is under way as lost, to be sent again in order. What of
+    /// it arrives all the same says nothing of the new path.
+    pub(crate) fn leave_path(&mut self, now: Time) {
+        self.mark_lost_until(now);
         for sent in &mut self.packets {
-            sent.padding = 0;
+            sent.elsewhere = true;
         }
     }
 
@@ -247,6 +252,7 @@ mod tests {
                 transmissions: 1,
                 sent_at: Time::from_micros(seq),
                 record: SendRecord::default(),
+                elsewhere: false,
             });
         }
         window

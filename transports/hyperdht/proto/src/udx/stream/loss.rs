@@ -102,6 +102,23 @@ impl Stream {
         self.forced = true;
     }
 
+    /// The stream has moved: all that is under way leaves again at once, since the old path may be dead.
+    /// What the new one does is yet to be seen.
+    pub(crate) fn start_over(&mut self, now: Time) {
+        self.in_flight.leave_path(now);
+        self.rack = Rack::default();
+        self.recovery = Recovery::Open;
+        self.unreported_losses = 0;
+        self.timers.waiting_since = now;
+        self.timers.timeouts = 0;
+        self.timers.reorder_at = None;
+        self.timers.tail_probe_at = None;
+        self.timers.tail_probe_out = false;
+        self.timers.pace_at = None;
+        self.tail_probe_due = false;
+        self.forced = false;
+    }
+
     /// No acknowledgement came for two round trips: the end of the flight may be lost, and nothing
     /// sent after it would tell.
     pub(crate) const fn on_tail_probe(&mut self) {

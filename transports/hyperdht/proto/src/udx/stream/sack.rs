@@ -12,6 +12,8 @@ struct Progress {
     sampling: RateSampling,
     /// When the newest packet left that had left once only.
     newest_sent_at: Option<Time>,
+    /// Whether anything is newly known to have arrived.
+    delivered: bool,
     advanced: bool,
 }
 
@@ -38,10 +40,12 @@ impl Stream {
         if let Some(rtt) = rtt {
             self.rtt.sample(now, rtt);
         }
-        if progress.sampling.packets() > 0 {
+        if progress.delivered {
             self.timers.tail_probe_out = false;
             self.detect_losses(now);
             self.arm_tail_probe(now);
+        }
+        if progress.sampling.packets() > 0 {
             self.report(now, &progress.sampling, prior_in_flight, rtt);
         }
         self.note_room();
@@ -113,6 +117,10 @@ impl Stream {
     }
 
     fn on_delivered(&mut self, now: Time, seq: u64, sent: &Sent, progress: &mut Progress) {
+        progress.delivered = true;
+        if sent.elsewhere {
+            return;
+        }
         self.delivery.on_delivered(now, sent.sent_at, sent.record, &mut progress.sampling);
         self.mtu.on_delivered(sent.padding);
         self.rack.on_delivered(now, seq, sent, self.rtt.minimum());

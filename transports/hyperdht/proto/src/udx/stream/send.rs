@@ -180,6 +180,7 @@ impl Stream {
                     transmissions: 1,
                     sent_at: now,
                     record,
+                    elsewhere: false,
                 });
                 self.sent_offset += len as u64;
                 if end {
