@@ -16,6 +16,9 @@ const ALIASES: [&str; 3] = ["node-1", "node-2", "rust"];
 /// How long targets may be down after the network has changed.
 const RECOVERY: Duration = Duration::from_secs(15);
 
+/// How long a program sleeps: longer than any of its peers waits for it (15 s).
+const SLEEP: Duration = Duration::from_secs(25);
+
 /// How often Prometheus scrapes, and how long it waits for each.
 const INTERVAL: &str = "4s";
 
@@ -44,6 +47,37 @@ fn services_are_scraped_again_after_each_change_of_the_network() {
         assert_eq!(failures, [""; 0]);
         scene.end();
     });
+}
+
+#[test]
+fn services_are_scraped_again_when_the_bridge_wakes_up_or_they_do() {
+    let Some(place) = Scenery::build() else { return };
+    place.lab.within(Place::Host(Side::A), || {
+        let mut scene = Scene::set(&place);
+        let mut failures = Vec::new();
+        // As after a longer sleep: nothing has kept the NAT's mappings alive.
+        for forgetful in [None, Some(Side::A)] {
+            sleep_through(scene.bridge.process(), || {
+                forgetful.into_iter().for_each(|side| place.lab.rebind(side))
+            });
+            let what = format!("a sleep of the bridge, mappings forgotten at {forgetful:?}");
+            failures.extend(scene.is_scraped_from_now(&what, &ALIASES).err());
+            failures.extend(scene.admits(&format!("newcomer-{}", scene.services.len())).err());
+        }
+        sleep_through(&scene.services[0], || place.lab.rebind(Side::B));
+        failures.extend(scene.is_scraped_from_now("a sleep of a service", &ALIASES[2..]).err());
+        assert_eq!(failures, [""; 0]);
+        scene.end();
+    });
+}
+
+/// Has a program stand still as on a machine that sleeps, and something happen meanwhile.
+fn sleep_through(program: &Process, event: impl FnOnce()) {
+    program.put_to_sleep();
+    event();
+    #[expect(clippy::disallowed_methods, reason = "a sleep lasts as long as it lasts")]
+    std::thread::sleep(SLEEP);
+    program.wake();
 }
 
 #[test]

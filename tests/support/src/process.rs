@@ -102,6 +102,22 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
+    /// Has the program stand still (SIGSTOP), as on a machine that sleeps, until [`Self::wake`].
+    ///
+    /// # Panics
+    /// When it has ended already.
+    pub fn put_to_sleep(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Has it go on (SIGCONT).
+    ///
+    /// # Panics
+    /// When it has ended already.
+    pub fn wake(&self) {
+        self.signal(Signal::CONT);
+    }
+
     /// Ends the program at once (SIGKILL), and waits until it is gone.
     ///
     /// # Panics
