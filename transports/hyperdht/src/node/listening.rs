@@ -307,14 +307,10 @@ impl Core {
                 gate.open(meeting.remote_id);
             }
             // The reference answers first and connects then; the stream's first packet follows the
-            // answer here, too.
+            // answer here, too, when the caller connects it.
             state.dht.answer_handshake(now, id, Some(admission.answer));
             self.transmit(state);
             let meeting = meeting.ok_or(AcceptError::Incompatible)?;
-            if let Some((socket, peer)) = meeting.connect {
-                let path = path(self, socket, peer);
-                let _ = stream.connect_path(path, meeting.remote_id);
-            }
             let punch = meeting.punch.map(|id| Punch::new(shared, state, id));
             Ok(Admitted { stream, gate, meeting, nonce: state.random(), punch })
         })
