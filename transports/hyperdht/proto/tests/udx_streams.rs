@@ -559,6 +559,24 @@ fn a_move_gives_the_peer_new_patience() {
 }
 
 #[test]
+fn a_stream_that_is_told_to_probes_with_what_is_under_way() {
+    let mut bench = Bench::new();
+    bench.endpoint.probe_tail(bench.key).unwrap();
+    assert_eq!(bench.sent(), []);
+    bench.write(b"header");
+    let sent = bench.sent();
+    bench.endpoint.probe_tail(bench.key).unwrap();
+    assert_eq!(bench.sent(), sent);
+    // The timeout is that of the first time.
+    assert_eq!(bench.pass(ms(999)), []);
+    bench.acknowledge(1);
+    bench.endpoint.probe_tail(bench.key).unwrap();
+    assert_eq!(bench.pass(ms(10_000)), []);
+    bench.write(b"x");
+    assert_eq!(bench.sent().len(), 1, "what was told before is done with");
+}
+
+#[test]
 fn a_relay_forwards_bytes_unchanged_but_for_the_id() {
     let mut bench = Bench::new();
     let to = bench.endpoint.open(50, StreamOptions::default()).unwrap();

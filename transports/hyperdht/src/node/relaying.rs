@@ -130,6 +130,7 @@ impl Detour {
     ) -> Result<(), OpenError<E>> {
         let (shared, gate, rendezvous) =
             (Arc::clone(&self.shared), Arc::clone(&self.gate), self.rendezvous);
+        let link = Arc::clone(&self.link);
         let mut run = Box::pin(self.run(direct));
         let silence = async {
             sleep(FIRST_PACKET_WAIT).await;
@@ -142,6 +143,9 @@ impl Detour {
                 biased;
                 opened = connection.opened() => {
                     opened.map_err(OpenError::Ended)?;
+                    // The reference's relay loses what comes before the other side does, which is
+                    // there now. It may not have our header.
+                    link.stream().probe_tail();
                     if !ended {
                         drop(shared.tasks().spawn(run));
                     }

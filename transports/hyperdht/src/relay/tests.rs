@@ -1,5 +1,6 @@
 //! A relay of ours and clients that speak its protocol, on 127.0.0.1.
 
+mod failures;
 mod lies;
 
 use std::time::Duration;

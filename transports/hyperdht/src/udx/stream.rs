@@ -163,6 +163,11 @@ impl UdxStream {
         .await;
     }
 
+    /// Says once more what is under way.
+    pub(crate) fn probe_tail(&self) {
+        let _ = self.handle.call(|endpoint| endpoint.probe_tail(self.key));
+    }
+
     /// Has its firewall asked about packets from elsewhere on its own socket as well.
     pub(crate) fn watch_senders(&self) {
         let _ = self.handle.call(|endpoint| endpoint.watch_senders(self.key));

@@ -196,6 +196,19 @@ impl Endpoint {
         self.with(key, |stream| stream.change_remote(now, remote))
     }
 
+    /// Sends new data or the last packet that is under way once more, as when its acknowledgement is
+    /// overdue; nothing when all is acknowledged. For paths known to lose what is sent before the peer
+    /// is there.
+    ///
+    /// # Errors
+    /// [`CallError::NoStream`].
+    pub fn probe_tail(&mut self, key: StreamKey) -> Result<(), CallError> {
+        self.with(key, |stream| {
+            stream.probe_tail();
+            Ok(())
+        })
+    }
+
     /// From now on packets that come in on the stream's own socket meet its firewall as well, unless
     /// they come from where its own go. For streams whose path may change under way.
     ///

@@ -13,6 +13,59 @@ use crate::{
     relay::channel::Channel,
 };
 
+/// A client that has asked for its partner.
+pub(super) struct Side {
+    connection: Connection,
+    channel: Channel,
+    pub(super) pair: Pair,
+}
+
+impl Side {
+    /// Waits until a client asks.
+    async fn welcome(incoming: crate::node::Incoming) -> Option<Self> {
+        let peer = incoming.peer();
+        let mut connection = incoming.accept().await.ok()?;
+        let mut channel = Channel::open(peer);
+        loop {
+            channel.receive(connection.recv().await.ok()??).unwrap();
+            if let Some(arrival) = channel.poll().unwrap() {
+                let channel::Arrival::Message(Message::Pair(pair)) = arrival else { return None };
+                return Some(Self { connection, channel, pair });
+            }
+        }
+    }
+
+    /// Tells it that it is joined, by the stream of this id.
+    pub(super) async fn answer(&mut self, stream_id: u32) {
+        self.channel.send(&Message::Pair(Pair { stream_id, ..self.pair }));
+        while let Some(frame) = self.channel.poll_transmit() {
+            self.connection.send(frame).await.unwrap();
+        }
+    }
+}
+
+/// A relay that leaves two clients at a time, once both have asked, to `join`.
+pub(super) async fn relay_that<F: Future<Output = ()> + Send + 'static>(
+    net: &Testnet,
+    join: impl Fn(Node, [Side; 2]) -> F + Send + 'static,
+) -> (Node, PublicKey) {
+    let host = net.join().await.unwrap();
+    let mut server = host.listen(pair(202)).await.unwrap();
+    let key = server.public_key();
+    let node = host.clone();
+    tokio::spawn(async move {
+        loop {
+            let mut sides = Vec::new();
+            while sides.len() < 2 {
+                let Some(incoming) = server.accept().await else { return };
+                sides.extend(Side::welcome(incoming).await);
+            }
+            tokio::spawn(join(node.clone(), sides.try_into().ok().unwrap()));
+        }
+    });
+    (host, key)
+}
+
 /// What a relay passes on in place of a frame.
 type Twist = fn(usize, Bytes) -> Option<Bytes>;
 
@@ -26,56 +79,21 @@ struct Liar {
 
 impl Liar {
     async fn start(net: &Testnet, twist: Twist) -> Self {
-        let host = net.join().await.unwrap();
-        let mut server = host.listen(pair(202)).await.unwrap();
-        let key = server.public_key();
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let (node, copy) = (host.clone(), Arc::clone(&seen));
-        tokio::spawn(async move {
-            loop {
-                let mut sides = Vec::new();
-                while sides.len() < 2 {
-                    let Some(incoming) = server.accept().await else { return };
-                    sides.extend(Self::welcome(incoming, &node).await);
-                }
-                tokio::spawn(Self::carry(sides, twist, Arc::clone(&copy)));
-            }
-        });
-        Self { _host: host, key, seen }
+        let copy = Arc::clone(&seen);
+        let carry = move |node, sides| Self::carry(node, sides, twist, Arc::clone(&copy));
+        let (_host, key) = relay_that(net, carry).await;
+        Self { _host, key, seen }
     }
 
-    /// Waits until a client asks for its partner.
-    async fn welcome(
-        incoming: crate::node::Incoming,
-        node: &Node,
-    ) -> Option<(Connection, Channel, Pair, UdxStream)> {
-        let peer = incoming.peer();
-        let mut connection = incoming.accept().await.ok()?;
-        let mut channel = Channel::open(peer);
-        loop {
-            channel.receive(connection.recv().await.ok()??).unwrap();
-            if let Some(arrival) = channel.poll().unwrap() {
-                let channel::Arrival::Message(Message::Pair(pair)) = arrival else { return None };
-                let firewall = || Firewall::connect_to_first(pair.stream_id);
-                let stream = node.shared().open_stream(firewall)?;
-                return Some((connection, channel, pair, stream));
-            }
-        }
-    }
-
-    async fn carry(
-        sides: Vec<(Connection, Channel, Pair, UdxStream)>,
-        twist: Twist,
-        seen: Arc<Mutex<Vec<u8>>>,
-    ) {
+    async fn carry(node: Node, sides: [Side; 2], twist: Twist, seen: Arc<Mutex<Vec<u8>>>) {
         let (mut streams, mut kept) = (Vec::new(), Vec::new());
-        for (mut connection, mut channel, pair, stream) in sides {
-            channel.send(&Message::Pair(Pair { stream_id: stream.id(), ..pair }));
-            while let Some(frame) = channel.poll_transmit() {
-                connection.send(frame).await.unwrap();
-            }
+        for mut side in sides {
+            let firewall = || Firewall::connect_to_first(side.pair.stream_id);
+            let stream = node.shared().open_stream(firewall).unwrap();
+            side.answer(stream.id()).await;
             streams.push(stream);
-            kept.push(connection);
+            kept.push(side);
         }
         let (mut second, mut first) = (streams.pop().unwrap(), streams.pop().unwrap());
         for number in 0.. {
@@ -95,7 +113,7 @@ impl Liar {
 }
 
 /// A node that goes through these relays only.
-async fn detoured(net: &Testnet, relays: &[PublicKey]) -> Node {
+pub(super) async fn detoured(net: &Testnet, relays: &[PublicKey]) -> Node {
     let options = NodeOptions { relays: relays.to_vec(), direct: false, ..net.options() };
     Node::start(options).await.unwrap()
 }
@@ -103,7 +121,7 @@ async fn detoured(net: &Testnet, relays: &[PublicKey]) -> Node {
 type Both = (Result<Connection, ConnectError>, Result<Connection, AcceptError>);
 
 /// Dials from one node to the other.
-async fn meet(client: &Node, server: &Node, seed: u8) -> Both {
+pub(super) async fn meet(client: &Node, server: &Node, seed: u8) -> Both {
     let mut listening = server.listen(pair(seed)).await.unwrap();
     let key = listening.public_key();
     let taking = async { listening.accept().await.unwrap().accept().await };
@@ -112,7 +130,7 @@ async fn meet(client: &Node, server: &Node, seed: u8) -> Both {
     timeout(3 * PATIENCE, both).await.expect("both sides come to an end")
 }
 
-async fn echo(from: &mut Connection, to: &mut Connection, text: &'static str) {
+pub(super) async fn echo(from: &mut Connection, to: &mut Connection, text: &'static str) {
     let saying = async {
         from.send(text.into()).await.unwrap();
         to.recv().await.unwrap().unwrap()

@@ -128,6 +128,13 @@ impl Stream {
         self.tail_probe_due = true;
     }
 
+    /// Probes at once, if anything is under way.
+    pub(crate) const fn probe_tail(&mut self) {
+        if self.in_flight.count() > 0 {
+            self.on_tail_probe();
+        }
+    }
+
     /// Arms the tail-loss probe after new data or an acknowledgement.
     ///
     /// RFC 8985 does so only while nothing is being repaired. Here it is armed then too: the last
