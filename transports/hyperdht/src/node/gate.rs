@@ -47,6 +47,11 @@ impl Gate {
         Arc::new(Self { seen: Mutex::new(seen), changed: Notify::new() })
     }
 
+    /// Whether direct packets pass.
+    pub(super) fn is_direct(&self) -> bool {
+        !self.seen().relay_only
+    }
+
     pub(super) fn firewall(self: &Arc<Self>) -> Firewall {
         let gate = Arc::clone(self);
         Firewall::new(move |from| {

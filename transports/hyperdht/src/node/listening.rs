@@ -212,6 +212,9 @@ async fn await_peer(
     gate: Arc<Gate>,
     punch: Option<Punch>,
 ) -> Result<Met, NotCome> {
+    if !gate.is_direct() {
+        return Err(NotCome);
+    }
     let unpunched = async || timeout(FIRST_PACKET_WAIT, gate.direct()).await.map_err(|_| NotCome);
     let Some(mut punch) = punch else {
         return Ok(Met::at(&shared.core, unpunched().await?));

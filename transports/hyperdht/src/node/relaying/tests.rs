@@ -170,6 +170,27 @@ fn session_keys() -> [SessionKeys; 2] {
 
 /// Two ends that the relay has joined.
 async fn joined(stage: &Stage) -> [End; 2] {
+    let ends = ends(stage).await.map(|end| tokio::spawn(end.open()));
+    let mut opened = Vec::new();
+    for end in ends {
+        opened.push(timeout(PATIENCE, end).await.unwrap().unwrap());
+    }
+    opened.try_into().ok().unwrap()
+}
+
+/// One end before it is open.
+struct Closed {
+    node: Node,
+    connection: Connection,
+    gate: Arc<Gate>,
+    remote_id: u32,
+    rendezvous: Rendezvous,
+    give: oneshot::Sender<Met>,
+    given: oneshot::Receiver<Met>,
+}
+
+/// Two ends that have shaken hands and know of the relay.
+async fn ends(stage: &Stage) -> [Closed; 2] {
     let nodes = [stage.testnet.join().await.unwrap(), stage.testnet.join().await.unwrap()];
     let gates = [Gate::new(true), Gate::new(true)];
     let streams = [0, 1].map(|n| {
@@ -177,39 +198,37 @@ async fn joined(stage: &Stage) -> [End; 2] {
         nodes[n].shared().open_stream(firewall).unwrap()
     });
     let ids = [streams[0].id(), streams[1].id()];
-    let mut sides = Vec::new();
     let all = nodes.into_iter().zip(streams).zip(gates).zip(session_keys());
-    for (n, (((node, stream), gate), keys)) in all.enumerate() {
+    let ends = all.enumerate().map(|(n, (((node, stream), gate), keys))| {
         let (stream_id, remote_id) = (ids[n], ids[1 - n]);
-        let relay = stage.relay.public_key();
         let pair = Pair { initiator: n == 0, token: [7; 32], stream_id };
-        let rendezvous = Rendezvous { relay, pair };
-        let shared = Arc::clone(node.shared());
-        let mut connection =
-            Connection::start(&shared, stream, &keys, [u8::try_from(n).unwrap(); 24]);
+        let rendezvous = Rendezvous { relay: stage.relay.public_key(), pair };
+        let nonce = [u8::try_from(n).unwrap(); 24];
+        let connection = Connection::start(node.shared(), stream, &keys, nonce);
         gate.open(remote_id);
         let (give, given) = oneshot::channel();
-        sides.push(tokio::spawn(async move {
-            let follow = Arc::clone(&gate);
-            let node_shared = Arc::clone(&shared);
-            let direct: Attempt<()> = Box::pin(async move {
-                tokio::select! {
-                    Ok(met) = given => Ok(met),
-                    path = follow.direct() => Ok(Met::at(&node_shared.core, path)),
-                }
-            });
-            let meeting =
-                Meeting { gate: &gate, remote_id, rendezvous, head_start: Duration::ZERO, direct };
-            open(&shared, &mut connection, meeting).await.unwrap();
-            shared.core.adopt(&connection);
-            End { node, connection, give, remote_id }
-        }));
+        Closed { node, connection, gate, remote_id, rendezvous, give, given }
+    });
+    ends.collect::<Vec<_>>().try_into().ok().unwrap()
+}
+
+impl Closed {
+    async fn open(self) -> End {
+        let Self { node, mut connection, gate, remote_id, rendezvous, give, given } = self;
+        let shared = Arc::clone(node.shared());
+        let (follow, node_shared) = (Arc::clone(&gate), Arc::clone(&shared));
+        let direct: Attempt<()> = Box::pin(async move {
+            tokio::select! {
+                Ok(met) = given => Ok(met),
+                path = follow.direct() => Ok(Met::at(&node_shared.core, path)),
+            }
+        });
+        let meeting =
+            Meeting { gate: &gate, remote_id, rendezvous, head_start: Duration::ZERO, direct };
+        open(&shared, &mut connection, meeting).await.unwrap();
+        shared.core.adopt(&connection);
+        End { node, connection, give, remote_id }
     }
-    let mut ends = Vec::new();
-    for side in sides {
-        ends.push(timeout(PATIENCE, side).await.unwrap().unwrap());
-    }
-    ends.try_into().ok().unwrap()
 }
 
 async fn until(what: impl Fn() -> bool) {
@@ -262,4 +281,28 @@ async fn a_direct_path_that_leads_nowhere_sends_the_connection_back_to_its_relay
     until(|| stage.relay.counters().clients == 0).await;
     assert_eq!(a.connection.remote_addr(), Some(b.node.local_addr()));
     say(&mut a.connection, &mut b.connection, "directly").await;
+}
+
+#[tokio::test]
+async fn a_relay_that_forwards_nothing_does_not_keep_a_direct_path_from_opening() {
+    let stage = Stage::new().await;
+    let [a, mut b] = ends(&stage).await;
+    let (at_a, at_b) = (a.node.local_addr(), b.node.local_addr());
+    let link = a.connection.share();
+    let opening = tokio::spawn(a.open());
+    // The relay joins the two, and nothing comes through it, since this one never writes there.
+    let mute = Relayed::join(b.node.shared(), b.rendezvous.relay, b.rendezvous.pair);
+    let _mute = timeout(PATIENCE, mute).await.unwrap().unwrap();
+    let at_relay = Some(stage.relay_host.local_addr());
+    until(|| link.stream().info().path.map(|path| path.peer) == at_relay).await;
+    assert!(!opening.is_finished(), "nobody was heard");
+
+    let path = Path { socket: server_socket(&b.node), peer: at_a };
+    b.connection.share().connect(path, b.remote_id, None);
+    let mut a = timeout(PATIENCE, opening).await.unwrap().unwrap();
+    timeout(PATIENCE, b.connection.opened()).await.unwrap().unwrap();
+    say(&mut a.connection, &mut b.connection, "directly").await;
+    say(&mut b.connection, &mut a.connection, "and back").await;
+    until(|| stage.relay.counters().clients == 1).await;
+    assert_eq!(a.connection.remote_addr(), Some(at_b));
 }

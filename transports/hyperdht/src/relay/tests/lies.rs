@@ -118,7 +118,7 @@ pub(super) async fn detoured(net: &Testnet, relays: &[PublicKey]) -> Node {
     Node::start(options).await.unwrap()
 }
 
-type Both = (Result<Connection, ConnectError>, Result<Connection, AcceptError>);
+pub(super) type Both = (Result<Connection, ConnectError>, Result<Connection, AcceptError>);
 
 /// Dials from one node to the other.
 pub(super) async fn meet(client: &Node, server: &Node, seed: u8) -> Both {
