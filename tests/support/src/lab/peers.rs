@@ -31,6 +31,8 @@ pub struct Peers {
     rust: PathBuf,
     /// What servers and clients are told of relays.
     relays: Option<String>,
+    /// Whether they are told that they can be reached.
+    open: bool,
 }
 
 impl Peers {
@@ -48,7 +50,14 @@ impl Peers {
         assert!(packages.is_dir(), "{}: `cargo xtask test` installs it", packages.display());
         let built = if release { &RELEASE } else { &DEBUG };
         let rust = built.get_or_init(|| build_example("echo", release)).clone();
-        Self { node: interop.join("nat-peer.mjs"), rust, relays: None }
+        Self { node: interop.join("nat-peer.mjs"), rust, relays: None, open: false }
+    }
+
+    /// The same, told that their hosts can be reached from everywhere. Ours find that out at once, Node's
+    /// after some time.
+    #[must_use]
+    pub fn open(self) -> Self {
+        Self { open: true, ..self }
     }
 
     /// The same, with servers and clients that name these relays: keys with commas between.
@@ -106,7 +115,11 @@ impl Peers {
             Stack::Rust => words.push(self.rust.display().to_string()),
         }
         let name = format!("a {stack:?} peer ({})", args.join(" "));
-        Process::spawn(&name, command(&words, args))
+        let mut command = command(&words, args);
+        if self.open {
+            command.env("OPEN", "1");
+        }
+        Process::spawn(&name, command)
     }
 
     /// Starts a service in Rust that registers with a bridge, known by its key, with a shared secret.

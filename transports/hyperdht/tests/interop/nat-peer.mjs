@@ -13,6 +13,9 @@
 //                                                  each dial `open MS` and `echoed MS`, or `failed MS
 //                                                  REASON`; times count from the dial
 //
+// With OPEN in the environment, peers take it that they can be reached from everywhere, which they would
+// find out after some time.
+//
 // BOOTSTRAP is HOST:PORT, several with commas; keys and seeds are 64 hexadecimal digits. RELAYS
 // are the keys of relays to name to the other side, with commas between. Ends when its standard input
 // does.
@@ -27,13 +30,17 @@ process.stdin.on('end', () => process.exit())
 
 await { node, relay, serve, dial, hold }[role]()
 
+function options (bootstrap) {
+  return { bootstrap: bootstrap.split(','), firewalled: !process.env.OPEN }
+}
+
 function through (relays) {
   return relays ? { relayThrough: relays.split(',').map((key) => Buffer.from(key, 'hex')) } : {}
 }
 
 async function relay () {
   const [bootstrap, seed] = args
-  const dht = new DHT({ bootstrap: bootstrap.split(',') })
+  const dht = new DHT(options(bootstrap))
   const service = new relays.Server({ createStream: (options) => dht.createRawStream({ ...options, framed: true }) })
   const server = dht.createServer((socket) => {
     socket.on('error', () => {})
@@ -55,7 +62,7 @@ async function node () {
 
 async function serve () {
   const [bootstrap, seed, relays] = args
-  const dht = new DHT({ bootstrap: bootstrap.split(',') })
+  const dht = new DHT(options(bootstrap))
   const server = dht.createServer(through(relays), (socket) => {
     socket.on('data', (data) => socket.write(data))
     socket.on('end', () => socket.end())
@@ -68,7 +75,7 @@ async function serve () {
 
 async function dial () {
   const [bootstrap, key, dials, relays] = args
-  const dht = new DHT({ bootstrap: bootstrap.split(',') })
+  const dht = new DHT(options(bootstrap))
   await dht.fullyBootstrapped()
   console.log('joined')
   for (let n = 0; n < Number(dials); n++) await dialOnce(dht, Buffer.from(key, 'hex'), relays)
@@ -78,7 +85,7 @@ async function dial () {
 
 async function hold () {
   const [bootstrap, key, relays] = args
-  const dht = new DHT({ bootstrap: bootstrap.split(',') })
+  const dht = new DHT(options(bootstrap))
   await dht.fullyBootstrapped()
   console.log('joined')
   const began = performance.now()

@@ -154,7 +154,10 @@ impl Knock {
         let punches = self.error == ErrorCode::None && matches!(way, Way::Neighbour | Way::Punch);
         let slot = punches.then(|| puncher.free_slot(dht, now, account)).flatten();
         let welcome = Welcome { relay_through: own, ..welcome };
-        let payload = self.reply(dht, &welcome, slot.unwrap_or(NO_SLOT));
+        let mut payload = self.reply(dht, &welcome, slot.unwrap_or(NO_SLOT));
+        if rendezvous.is_some() && matches!(way, Way::Connect(..)) && !self.handshake.direct {
+            keep_waiting(&mut payload, relays(dht, self.handshake.server));
+        }
         let (noise, keys) = self.responder.send(&payload.encode())?;
         let punch = slot.map(|slot| {
             let guest = Guest {
@@ -216,6 +219,18 @@ impl Knock {
             udx.id = 0;
         }
         payload
+    }
+}
+
+/// Has a client that is connected to at once wait for that, or for the relay, whichever is first.
+///
+/// Node's would connect to an open server by itself otherwise, and never come to the relay then, though
+/// no UDP may pass between the two.
+fn keep_waiting(payload: &mut NoisePayload, relays: Vec<RelayInfo>) {
+    // Without one of these the client would take us for open all the same.
+    if payload.firewall == Firewall::Open && !relays.is_empty() {
+        payload.firewall = Firewall::Unknown;
+        payload.holepunch = Some(HolepunchInfo { id: NO_SLOT, relays });
     }
 }
 

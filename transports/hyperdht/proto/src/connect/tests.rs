@@ -285,6 +285,25 @@ fn a_relay_stands_by_where_the_client_says_that_it_can_be_reached() {
 }
 
 #[test]
+fn two_open_peers_come_to_the_relay_that_one_of_them_names() {
+    for named in [false, true] {
+        let mut net = network();
+        let host = join(&mut net, Role::Adaptive, false);
+        let mut server = serve(&mut net, host);
+        let relay = RelayThrough { public_key: pair(3).public_key(), token: [3; 32] };
+        server.relay_through = named.then_some(relay);
+        let client = join(&mut net, Role::Persistent, false);
+        let answered = dial(&mut net, client, &mut server).unwrap();
+        // A client that connects by itself looks at nothing else, if it is Node's.
+        let waits = matches!(answered.plan, Plan::AwaitServer);
+        assert_eq!((waits, answered.rendezvous.is_some()), (named, named), "{:?}", answered.plan);
+        let meeting = server.meetings.pop().unwrap();
+        assert!(meeting.connect.is_some(), "the server connects in any case");
+        assert_eq!(meeting.rendezvous.is_some(), named);
+    }
+}
+
+#[test]
 fn nobody_is_found_under_an_unknown_key() {
     let mut net = network();
     let client = join(&mut net, Role::Adaptive, true);
