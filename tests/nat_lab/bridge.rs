@@ -16,6 +16,10 @@ const ALIASES: [&str; 3] = ["node-1", "node-2", "rust"];
 /// How long targets may be down after the network has changed.
 const RECOVERY: Duration = Duration::from_secs(15);
 
+/// How long a service may take over a relay from its start to its first scrape: two connections, which may
+/// take as long as one in `relays.rs`.
+const OVER_RELAYS: Duration = Duration::from_secs(5);
+
 /// How long a program sleeps: longer than any of its peers waits for it (15 s).
 const SLEEP: Duration = Duration::from_secs(25);
 
@@ -151,6 +155,28 @@ fn a_forwarded_port_opens_the_bridge_to_every_service_whatever_is_before_both() 
             let scene = Scene::set_with(&place, &forwarded);
             let took = began.elapsed().as_secs_f64();
             eprintln!("{nat:?}, {forwarded:?}, firewall {firewall}: all up after {took:.1} s");
+            scene.end();
+        });
+    }
+}
+
+#[test]
+fn a_relay_has_services_up_at_once_where_ports_would_have_to_be_guessed() {
+    let Some(place) = Scenery::build() else { return };
+    let (lab, network) = (&place.lab, &place.network);
+    let beside_a_node = Place::Public(PUBLIC_HOSTS);
+    let (_relay, key) = Peers::find(false).relay(lab, network, beside_a_node, Stack::Rust);
+    for services in [Nat::Cone, Nat::Symmetric] {
+        lab.put(Side::A, Nat::Symmetric);
+        lab.put(Side::B, services);
+        lab.within(Place::Host(Side::A), || {
+            let mut scene = Scene::set_with(&place, &[("RELAYS", key.clone())]);
+            let began = Instant::now();
+            assert_eq!(scene.admits("newcomer"), Ok(()));
+            assert_eq!(scene.bridge.scrape("newcomer").status, 200);
+            let took = began.elapsed();
+            eprintln!("a service behind {services:?} is scraped {took:.1?} after its start");
+            assert!(took < OVER_RELAYS, "behind {services:?}: {took:?}");
             scene.end();
         });
     }
