@@ -15,6 +15,7 @@ mod routes;
 mod sockets;
 mod suspension;
 mod task;
+mod unheard;
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 

@@ -28,6 +28,7 @@ use super::{
     routes::Routes,
     sockets::{Inbound, PoolSocket, Sockets},
     suspension::Activity,
+    unheard::Unheard,
 };
 use crate::{
     connection::{Connection, Link},
@@ -56,6 +57,7 @@ pub(super) struct State {
     pub(super) relays: RelayCache,
     pub(super) blind_relays: BlindRelays,
     pub(super) routes: Routes,
+    pub(super) unheard: Unheard,
     pub(super) puncher: Puncher,
     /// Sockets that the puncher wants open.
     pub(super) pool: BTreeMap<u32, Arc<PoolSocket>>,
@@ -132,6 +134,7 @@ impl Core {
             relays: RelayCache::default(),
             blind_relays: BlindRelays::new(&options.relays),
             routes: Routes::default(),
+            unheard: Unheard::default(),
             puncher,
             pool: BTreeMap::new(),
             punches: BTreeMap::new(),

@@ -126,6 +126,7 @@ async fn dial(
         }
         Err(error) => {
             link.destroy();
+            core.remember_failure(server, &error);
             Err(error)
         }
     };
@@ -324,6 +325,7 @@ impl Core {
                 local: self.local().to_vec(),
                 relay_through: state.relay_through(now, ways),
                 direct,
+                tells_open: !state.unheard.contains(now, &server),
             };
             let dial = Dial::new(&mut state.dht, now, spec)?;
             let (sender, receiver) = oneshot::channel();
@@ -355,6 +357,18 @@ impl Core {
             && let Some(SocketAddr::V4(address)) = link.stream().info().path.map(|path| path.peer)
         {
             self.with(|state, now| state.routes.insert(now, server, &socket, address));
+        }
+    }
+
+    /// A server that came neither to us nor to the relay may come there the next time.
+    fn remember_failure(&self, server: PublicKey, error: &ConnectError) {
+        let unheard = matches!(
+            error,
+            ConnectError::Ended(ConnectionError::TimedOut)
+                | ConnectError::Relay { relay: RelayError::TimedOut, .. }
+        );
+        if unheard {
+            self.with(|state, now| state.unheard.insert(now, server));
         }
     }
 

@@ -50,6 +50,9 @@ pub struct DialSpec {
     pub relay_through: Option<RelayThrough>,
     /// Whether a direct path is wanted.
     pub direct: bool,
+    /// Whether the server is told that we can be reached, where we can. It comes to us then rather than
+    /// to a relay.
+    pub tells_open: bool,
 }
 
 /// A search for a server and the handshake with it.
@@ -160,7 +163,7 @@ impl Dial {
         let target = spec.server.target();
         let mut payload =
             introduction(dht, &spec.local, spec.stream_id, spec.relay_through, spec.direct);
-        if spec.direct && !dht.rpc().can_be_seen_at_entrance() {
+        if spec.direct && !(spec.tells_open && dht.rpc().can_be_seen_at_entrance()) {
             // A server meets us where the node that passes this on sees us.
             payload.firewall = Firewall::Unknown;
             payload.addresses4.clone_from(&spec.local);

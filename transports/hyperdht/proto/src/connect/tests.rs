@@ -131,18 +131,23 @@ impl Serving {
     }
 }
 
-fn begin(net: &mut Net, host: HostId, server: PublicKey, relays: Vec<SocketAddrV4>) -> Dial {
-    let spec = DialSpec {
+fn spec(server: PublicKey) -> DialSpec {
+    DialSpec {
         key_pair: pair(1),
         server,
         ephemeral: pair(101),
         stream_id: CLIENT_STREAM,
-        relays,
+        relays: Vec::new(),
         route: None,
         local: Vec::new(),
         relay_through: None,
         direct: true,
-    };
+        tells_open: true,
+    }
+}
+
+fn begin(net: &mut Net, host: HostId, server: PublicKey, relays: Vec<SocketAddrV4>) -> Dial {
+    let spec = DialSpec { relays, ..spec(server) };
     net.with(host, |dht, now| Dial::new(dht, now, spec).unwrap())
 }
 
@@ -227,6 +232,21 @@ fn an_open_client_waits_for_a_server_that_is_hidden() {
 }
 
 #[test]
+fn an_open_client_that_does_not_say_so_is_not_connected_to() {
+    let mut net = network();
+    let host = join(&mut net, Role::Adaptive, true);
+    let mut server = serve(&mut net, host);
+    let client = join(&mut net, Role::Persistent, false);
+    let spec = DialSpec { tells_open: false, ..spec(pair(SERVER).public_key()) };
+    let dial = net.with(client, |dht, now| Dial::new(dht, now, spec).unwrap());
+    let (answered, _) = run(&mut net, client, dial, Some(&mut server), |_, _, _| {});
+    assert!(matches!(answered.unwrap().plan, Plan::Punch(_)));
+    let meeting = server.meetings.pop().unwrap();
+    assert_eq!(meeting.connect, None);
+    assert!(meeting.punch.is_some());
+}
+
+#[test]
 fn two_hidden_peers_are_to_punch_a_hole() {
     let mut net = network();
     let host = join(&mut net, Role::Adaptive, true);
@@ -247,17 +267,8 @@ fn two_hidden_peers_meet_at_the_relay_that_one_of_them_names() {
         let mut server = serve(&mut net, host);
         server.relay_through = theirs.map(through);
         let client = join(&mut net, Role::Adaptive, true);
-        let spec = DialSpec {
-            key_pair: pair(1),
-            server: pair(SERVER).public_key(),
-            ephemeral: pair(101),
-            stream_id: CLIENT_STREAM,
-            relays: Vec::new(),
-            route: None,
-            local: Vec::new(),
-            relay_through: ours.map(through),
-            direct: true,
-        };
+        let relay_through = ours.map(through);
+        let spec = DialSpec { relay_through, ..spec(pair(SERVER).public_key()) };
         let dial = net.with(client, |dht, now| Dial::new(dht, now, spec).unwrap());
         let (outcome, _) = run(&mut net, client, dial, Some(&mut server), |_, _, _| {});
         let met = outcome.unwrap().rendezvous.unwrap();
@@ -329,17 +340,7 @@ fn a_host_without_a_way_out_is_told_so_and_not_that_nobody_has_the_key() {
 #[test]
 fn a_key_that_is_no_point_is_refused_at_once() {
     let mut net = network();
-    let spec = DialSpec {
-        key_pair: pair(1),
-        server: PublicKey::from_bytes([0x5a; 32]),
-        ephemeral: pair(101),
-        stream_id: CLIENT_STREAM,
-        relays: Vec::new(),
-        route: None,
-        local: Vec::new(),
-        relay_through: None,
-        direct: true,
-    };
+    let spec = spec(PublicKey::from_bytes([0x5a; 32]));
     let refused = net.with(HostId::nth(1), |dht, now| Dial::new(dht, now, spec).map(drop));
     assert!(matches!(refused, Err(DialError::Handshake(_))), "{refused:?}");
 }

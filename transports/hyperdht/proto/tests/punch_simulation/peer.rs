@@ -184,6 +184,7 @@ impl Peer {
             local: self.local(),
             relay_through: None,
             direct: true,
+            tells_open: true,
         };
         let dial = Dial::new(&mut self.dht, now, spec).unwrap();
         self.dialling = Some(Dialling {
