@@ -102,6 +102,35 @@ fn a_peer_that_is_met_at_once_has_the_next_one_not_wait() {
 }
 
 #[test]
+fn clients_that_come_at_once_are_met_one_after_another() {
+    let (opened, dialled) = (Cell::new(0), Cell::new(0));
+    seeds(SEEDS / 6, |seed| {
+        let mut rng = Rng::with_seed(!seed);
+        let link = Link { delay: millis(&mut rng, 1..=120), ..Link::default() };
+        let mut world = World::new(seed, link.clone());
+        let there = world.add(&Place::Behind(Nat::SYMMETRIC));
+        let key = world.serve(there);
+        let clients = [(); 6].map(|()| world.add(&Place::Behind(Nat::CONE)));
+        for here in clients {
+            world.net.with(here, |peer, now| peer.dial(now, key, Vec::new()));
+        }
+        for here in clients {
+            let outcome = world.outcome(here);
+            let opens = opens_within(&outcome, IN_LINE);
+            // Who has to wait is told so, and gives up when it takes too long.
+            let given_up = [PunchError::Busy, PunchError::Exhausted]
+                .map(|why| fails_within(&outcome, why, IN_LINE));
+            assert!(opens || given_up.contains(&true), "{link:?}: {outcome:?}");
+            dialled.set(dialled.get() + 1);
+            opened.set(opened.get() + u32::from(opens));
+        }
+        world.assert_tidy([clients[0], clients[1]]);
+    });
+    let (opened, dialled) = (opened.get(), dialled.get());
+    assert!(opened * 20 >= dialled * 19, "{opened} of {dialled} were met");
+}
+
+#[test]
 fn a_byte_that_leads_nowhere_is_not_taken_for_a_hole() {
     seeds(SEEDS / 3, |seed| {
         let mut rng = Rng::with_seed(!seed);
@@ -221,6 +250,9 @@ const SCRAPE: Duration = Duration::from_secs(10);
 
 /// Ports are tried for 27 s, or 35 s out of the NAT that gives out random ones, after what leads there.
 const GUESSING: Duration = Duration::from_secs(45);
+
+/// The same for the last client that waits for others: it does so for 40 seconds.
+const IN_LINE: Duration = Duration::from_secs(85);
 
 /// So many in every run of the tests.
 const SEEDS: u64 = 300;

@@ -29,6 +29,8 @@ pub(super) struct ServerPunch {
     guest: Guest,
     tokens: TokenKey,
     round: u64,
+    /// When the first message of that round came.
+    round_since: Instant,
     step: Step,
     /// The latest message, until it can be answered.
     pending: Option<Pending>,
@@ -66,7 +68,6 @@ enum Step {
 struct Pending {
     punch: IncomingHolepunch,
     payload: HolepunchPayload,
-    since: Instant,
     /// Whether the client was sent a byte for it.
     pinged: bool,
     /// When to look again whether there is room for a punch with random ports.
@@ -81,6 +82,7 @@ impl ServerPunch {
             guest,
             tokens: cx.token_key(),
             round: 0,
+            round_since: cx.now,
             step: Step::Waiting { until: cx.now + PATIENCE },
             pending: None,
             messages: 0,
@@ -132,6 +134,9 @@ impl ServerPunch {
         if punch.request.socket == self.hole.socket() {
             self.hole.sampling.add(cx, punch.request.to, punch.request.from.addr);
         }
+        if payload.round > self.round || self.messages == 1 {
+            self.round_since = cx.now;
+        }
         if payload.round >= self.round {
             self.round = payload.round;
             let echoed = payload.remote_token.filter(|_| self.is_through_ours(cx, &punch));
@@ -139,7 +144,7 @@ impl ServerPunch {
             let verified = echoed.is_some_and(|token| self.tokens.verify(host, &token));
             self.hole.remote.update(&payload, verified.then_some(host));
         }
-        self.pending = Some(Pending { punch, payload, since: cx.now, pinged: false, look: None });
+        self.pending = Some(Pending { punch, payload, pinged: false, look: None });
         self.answer(cx)
     }
 
@@ -238,7 +243,7 @@ impl ServerPunch {
     }
 
     /// There is no room for a punch with random ports. A short while is not worth a word: the
-    /// client repeats its message for four seconds.
+    /// client repeats its message for four seconds, all of which are one to us.
     fn put_off(
         &mut self,
         cx: &mut Context<'_>,
@@ -249,7 +254,7 @@ impl ServerPunch {
             Busy::Until(at) => at,
             Busy::Punching => cx.now + LOOK,
         };
-        if at <= pending.since + HOLD {
+        if at <= self.round_since + HOLD {
             pending.look = Some(at);
             self.step = Step::Waiting { until: cx.now + PATIENCE };
             self.pending = Some(pending);
