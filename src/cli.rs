@@ -13,6 +13,7 @@ use dht_prometheus::{
     config::{Config, ConfigError, Knob, Layers, Seed},
     telemetry, transport,
 };
+use hyperdht_rs::moderate_wakeups;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{
     runtime::{Builder, Runtime},
@@ -143,7 +144,7 @@ fn local(host: String) -> String {
 /// One thread: the bodies pass from socket to socket without changing cores, which more threads
 /// would make a third dearer. File access has threads of its own.
 fn runtime() -> Result<Runtime, Failure> {
-    Ok(Builder::new_current_thread().enable_all().build()?)
+    Ok(moderate_wakeups(Builder::new_current_thread().enable_all()).build()?)
 }
 
 fn run(matches: &ArgMatches) -> Result<(), Failure> {

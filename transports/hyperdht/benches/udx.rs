@@ -25,7 +25,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyperdht_rs::udx::{AckPolicy, Config, Firewall, StreamOptions, Udx, UdxStream};
+use hyperdht_rs::{
+    moderate_wakeups,
+    udx::{AckPolicy, Config, Firewall, StreamOptions, Udx, UdxStream},
+};
 use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::{Value, json};
 use tokio::{
@@ -89,7 +92,8 @@ fn main() {
 /// Runs `work` as a task, which is where streams are used in programs that have more than one: the
 /// future of `block_on` costs a look at all sockets whenever it is woken.
 fn run(work: impl Future<Output = ()> + Send + 'static) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = moderate_wakeups(builder.enable_all()).build().unwrap();
     runtime.block_on(async { tokio::spawn(work).await.unwrap() });
 }
 

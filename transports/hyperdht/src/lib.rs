@@ -36,6 +36,7 @@
 //! [`HyperDht`] is one identity on a node as a [`Transport`](dht_prom_transport::Transport).
 
 pub mod connection;
+mod moderation;
 pub mod nat;
 pub mod node;
 mod pool;
@@ -55,6 +56,7 @@ pub use hyperdht_proto::{
 
 pub use self::{
     connection::Connection,
+    moderation::moderate_wakeups,
     node::{Bootstrap, Node, NodeOptions, Role, Server},
     pool::ConnectionPool,
     testnet::Testnet,
