@@ -126,7 +126,9 @@ async fn dial(
         }
         Err(error) => {
             link.destroy();
-            core.remember_failure(server, &error);
+            if answered.rendezvous.is_some() {
+                core.remember_failure(server, &error);
+            }
             Err(error)
         }
     };
