@@ -81,7 +81,7 @@ impl Case {
 
 /// How many scrapes of this size a round counts.
 pub(crate) fn scrapes(body_bytes: usize, quick: bool) -> usize {
-    let full = (BYTES_PER_ROUND / body_bytes).clamp(400, 10_000);
+    let full = (BYTES_PER_ROUND / body_bytes).clamp(400, 40_000);
     if quick { full / 10 } else { full }
 }
 
