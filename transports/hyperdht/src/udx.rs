@@ -28,58 +28,58 @@
 //!
 //! # Cost
 //!
-//! Beside `udx-native` 1.21.3 on one machine (2 vCPU Xeon under KVM, Linux 6.18, November 2026),
-//! each end a process of its own on loopback, CPU in microseconds per answer, user and system;
-//! `cargo bench -p hyperdht-rs --bench udx` repeats it. Absolute figures move with the machine and
-//! its load, ratios of one run count.
+//! Beside `udx-native` 1.21.3 on one machine (2 vCPU AMD EPYC, Zen 4, under Firecracker, Linux 6.18,
+//! November 2026), each end a process of its own on loopback, with
+//! [moderated wake-ups](crate::moderate_wakeups) at our ends, CPU in microseconds per answer, user and
+//! system; `cargo bench -p hyperdht-rs --bench udx` repeats it and gave all of this in one run. Absolute
+//! figures move with the machine and its load, ratios of one run count.
 //!
 //! | work | sender -> receiver | p50 | MB/s | CPU of sender | of receiver |
 //! |---|---|--:|--:|--:|--:|
-//! | 50 bytes for 1 KB | libudx -> libudx | 33 us | 18 | 20 | 20 |
-//! | | ours -> ours | 32 us | 20 | 19 | 19 |
-//! | 50 bytes for 100 KB | libudx -> libudx | 718 us | 99 | 404 | 401 |
-//! | | ours -> ours | 58 us | 1177 | 38 | 38 |
-//! | 50 bytes for 1 MB | libudx -> libudx | 8.1 ms | 113 | 4345 | 4261 |
-//! | | libudx -> ours | 4.8 ms | 178 | 3191 | 2572 |
-//! | | ours -> libudx | 7.9 ms | 101 | 3181 | 4931 |
-//! | | ours -> ours | 0.69 ms | 1285 | 182 | 517 |
-//! | 1 GiB one way | libudx -> libudx | | 86 | 4.82 s | 4.81 s |
-//! | | libudx -> ours | | 172 | 3.20 s | 2.41 s |
-//! | | ours -> libudx | | 117 | 3.33 s | 4.54 s |
-//! | | ours -> ours | | 853 | 0.23 s | 0.58 s |
+//! | 50 bytes for 1 KB | libudx -> libudx | 129 us | 7.5 | 71 | 68 |
+//! | | ours -> ours | 102 us | 9.9 | 48 | 50 |
+//! | 50 bytes for 100 KB | libudx -> libudx | 886 us | 102 | 817 | 795 |
+//! | | libudx -> ours | 715 us | 104 | 691 | 472 |
+//! | | ours -> libudx | 950 us | 106 | 548 | 838 |
+//! | | ours -> ours | 176 us | 520 | 103 | 109 |
+//! | 50 bytes for 1 MB | libudx -> libudx | 8.2 ms | 128 | 7784 | 7666 |
+//! | | libudx -> ours | 5.3 ms | 197 | 5455 | 2805 |
+//! | | ours -> libudx | 8.0 ms | 131 | 4741 | 7850 |
+//! | | ours -> ours | 1.0 ms | 1012 | 538 | 937 |
+//! | 1 GiB one way | libudx -> libudx | | 153 | 6.46 s | 6.99 s |
+//! | | libudx -> ours | | 235 | 4.60 s | 2.37 s |
+//! | | ours -> libudx | | 172 | 3.62 s | 6.30 s |
+//! | | ours -> ours | | 1005 | 0.46 s | 1.06 s |
 //!
-//! The rows of 1 MB and 1 GiB were measured together, on a machine that had other work to do; those
-//! above them at another time.
+//! On this machine a sleep and a wake-up cost 20 us of CPU, and another 20 us pass until the other
+//! process runs: that is most of the first row. On a Xeon under KVM the same row took 33 and 32 us.
 //!
-//! A libudx sender sends packet by packet, more slowly than we receive. Of our CPU there a third is
-//! the system putting the process to sleep and waking it, a third `recvmmsg`, an eighth `sendmsg`,
-//! and a sixth our own code: 0.56 to 0.61 of what a libudx receiver takes at 1 MB, and half at
-//! 1 GiB. Ours to ours, a third of the receiver's is the allocator handing memory back and forth;
-//! an allocator that keeps it saves most of that.
+//! A libudx sender sends packet by packet, more slowly than we receive. Without moderation our receiver
+//! is woken for every one or two of them, and takes 3332 us for 1 MB where it takes 2130 with it (one
+//! after the other, on a day when libudx took 8000).
 //!
-//! The floor: receiving the 725 packets of 1 MB costs the system calls alone 170 us on such a
-//! machine, one acknowledgement per 16 of them 38 us, 208 us together. In bulk our receiver takes
-//! 563 us per MiB from a sender of ours, 2.7 times the floor, and 2352 us from libudx, 11 times,
-//! because packets come one by one. Our sender takes 220 us, acknowledgements included.
+//! The floor: receiving the 725 packets of 1 MB costs the system calls alone 170 us on a faster machine,
+//! one acknowledgement per 16 of them 38 us, 208 us together. In bulk our receiver takes 1034 us per MiB
+//! from a sender of ours, 5 times that floor, and 2316 us from libudx, 11 times, because packets come one
+//! by one. Our sender takes 450 us, acknowledgements included.
 //!
 //! Over a forwarder that delays and drops (4 MB answers, MB/s at the median of twelve; in brackets
 //! the slowest in seconds):
 //!
 //! | round trip, loss | libudx -> libudx | libudx -> ours | same, an ack per packet | ours -> libudx | ours -> ours |
 //! |---|--:|--:|--:|--:|--:|
-//! | 20 ms, 0 % | 21 (1.0) | 38 (0.3) | 21 (1.9) | 44 (0.1) | 80 (0.1) |
-//! | 20 ms, 1 % | 39 (0.1) | 38 (0.1) | 38 (0.1) | 44 (0.1) | 41 (0.4) |
-//! | 20 ms, 5 % | 19 (1.2) | 22 (1.2) | 22 (0.3) | 19 (0.3) | 17 (0.3) |
-//! | 100 ms, 0 % | 18 (0.3) | 20 (0.2) | 19 (0.2) | 25 (0.3) | 26 (0.2) |
-//! | 100 ms, 1 % | 13 (0.4) | 15 (0.4) | 13 (0.4) | 13 (0.3) | 17 (0.3) |
-//! | 100 ms, 5 % | 7 (0.7) | 6 (1.8) | 6 (0.9) | 4 (2.7) | 4 (1.8) |
+//! | 20 ms, 0 % | 22 (4.7) | 58 (0.1) | 26 (6.3) | 47 (0.1) | 77 (0.1) |
+//! | 20 ms, 1 % | 37 (0.1) | 41 (0.1) | 37 (0.1) | 41 (0.1) | 43 (0.1) |
+//! | 20 ms, 5 % | 26 (0.2) | 23 (1.2) | 23 (0.3) | 26 (0.2) | 14 (0.4) |
+//! | 100 ms, 0 % | 16 (0.5) | 20 (0.2) | 19 (0.2) | 25 (0.2) | 26 (0.2) |
+//! | 100 ms, 1 % | 13 (0.5) | 12 (0.5) | 13 (1.5) | 17 (0.6) | 17 (0.3) |
+//! | 100 ms, 5 % | 7 (1.6) | 8 (0.6) | 8 (1.6) | 4 (1.4) | 4 (1.6) |
 //!
-//! Within what two runs differ by (a second one had 23 against 26 in the third row), a libudx sender
-//! is as fast with the default, [`AckPolicy::Batched`], as with [`AckPolicy::EveryPacket`], because
-//! both do the same on a lossy path: batches are for clean
-//! ones, and four round trips after a gap each packet still has its own acknowledgement. Batches
-//! there too gave 10 MB/s against 19 at 20 ms and 5 %, in means of four answers. A single timeout of
-//! a second, which libudx to libudx meets as well, decides about the slowest.
+//! A libudx sender is as fast with the default, [`AckPolicy::Batched`], as with [`AckPolicy::EveryPacket`]
+//! where packets are lost, because both do the same there: batches are for clean paths, and four round
+//! trips after a gap each packet still has its own acknowledgement. Batches there too gave 10 MB/s against
+//! 19 at 20 ms and 5 %, in means of four answers. A single timeout of a second, which libudx to libudx
+//! meets as well, decides about the slowest. At 5 % our sender is slower than libudx.
 //!
 //! An idle stream costs 2 KB, buffers and handle included, and no CPU.
 
