@@ -130,7 +130,7 @@ const SHORTEST_SLEEP: Duration = Duration::from_micros(1);
 const SOON: Duration = Duration::from_micros(40);
 /// So many of them in a row are no coincidence.
 const PATIENCE: u32 = 8;
-/// So many are asked for where pauses were in vain: they cost one wake-up in a hundred then.
+/// So many are asked for where pauses were in vain: one wake-up in a thousand is late then.
 const MAX_PATIENCE: u32 = 1024;
 /// A pause was worth while when so many times as much was there to do after it as after a wake-up.
 const WORTHWHILE: u32 = 2;
