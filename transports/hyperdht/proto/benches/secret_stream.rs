@@ -16,7 +16,7 @@ use hyperdht_proto::{
     secret_stream::{self, Options, Reader, Writer},
 };
 
-const SIZES: [usize; 4] = [1 << 10, 10 << 10, 64 << 10, 1 << 20];
+const SIZES: [usize; 5] = [64, 1 << 10, 10 << 10, 64 << 10, 1 << 20];
 const NONCE: [u8; 24] = [5; 24];
 const KEY: [u8; 32] = [1; 32];
 

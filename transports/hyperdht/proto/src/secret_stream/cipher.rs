@@ -76,12 +76,12 @@ impl Cipher {
     /// Encrypts `message` in place; returns the encrypted tag byte to write before it and the MAC to
     /// write behind it.
     pub(super) fn seal(&mut self, tag: u8, message: &mut [u8]) -> (u8, [u8; MAC]) {
-        let (mut keystream, mac, mut tag_block) = self.begin();
-        let [pad, ..] = &mut *tag_block;
+        let mut pads = self.pads();
+        let [pad, ..] = pads.tag_block();
         *pad ^= tag;
         let sealed_tag = *pad;
-        keystream.apply_keystream(message);
-        let mac = authenticate(mac, &tag_block, message);
+        pads.apply(message);
+        let mac = authenticate(pads.mac(), pads.tag_block(), message);
         self.advance(tag, &mac);
         (sealed_tag, mac)
     }
@@ -94,31 +94,25 @@ impl Cipher {
         message: &mut [u8],
         mac: &[u8; MAC],
     ) -> Result<(), Forged> {
-        let (mut keystream, expected, mut tag_block) = self.begin();
-        let [pad, ..] = &mut *tag_block;
+        let mut pads = self.pads();
+        let [pad, ..] = pads.tag_block();
         let tag = *pad ^ sealed_tag;
         *pad = sealed_tag;
-        let expected = authenticate(expected, &tag_block, message);
+        let expected = authenticate(pads.mac(), pads.tag_block(), message);
         if !bool::from(expected.ct_eq(mac)) {
             return Err(Forged);
         }
-        keystream.apply_keystream(message);
+        pads.apply(message);
         self.advance(tag, mac);
         Ok(())
     }
 
-    /// The keystream from where the message begins, the keyed MAC, and the keystream's block 1, which
-    /// hides the tag byte.
-    fn begin(&self) -> (ChaCha20, Mac, Zeroizing<[u8; 64]>) {
-        let mut keystream = self.keystream();
-        let mut blocks = Zeroizing::new([[0; 32]; 4]);
-        keystream.apply_keystream(blocks.as_flattened_mut());
-        let [mac_key, _, front, back] = &*blocks;
-        let mut tag_block = Zeroizing::new([0; 64]);
-        let (tag_front, tag_back) = tag_block.split_at_mut(32);
-        tag_front.copy_from_slice(front);
-        tag_back.copy_from_slice(back);
-        (keystream, init(mac_key), tag_block)
+    /// The keystream of the next message.
+    fn pads(&self) -> Pads {
+        let mut rest = self.keystream();
+        let mut blocks = Zeroizing::new([[0; BLOCK]; 4]);
+        rest.apply_keystream(blocks.as_flattened_mut());
+        Pads { blocks, rest }
     }
 
     fn keystream(&self) -> ChaCha20 {
@@ -147,11 +141,50 @@ impl Cipher {
     }
 }
 
+/// The keystream of one message.
+///
+/// A vector unit makes four blocks in the time of one: the first two that the message needs are made
+/// together with the two before them, and a short message needs no others.
+struct Pads {
+    blocks: Zeroizing<[[u8; BLOCK]; 4]>,
+    /// From block 4 on.
+    rest: ChaCha20,
+}
+
+impl Pads {
+    /// The MAC, keyed.
+    fn mac(&self) -> Mac {
+        let [block, ..] = &*self.blocks;
+        let (key, _) = block.split_first_chunk().expect("a block is longer than a key");
+        init(key)
+    }
+
+    /// What the tag byte is hidden with, at its front.
+    fn tag_block(&mut self) -> &mut [u8; BLOCK] {
+        let [_, block, ..] = &mut *self.blocks;
+        block
+    }
+
+    /// Encrypts or decrypts the message.
+    fn apply(&mut self, message: &mut [u8]) {
+        let [_, _, front @ ..] = &*self.blocks;
+        let front = front.as_flattened();
+        let (start, rest) = message.split_at_mut(front.len().min(message.len()));
+        for (byte, pad) in start.iter_mut().zip(front) {
+            *byte ^= pad;
+        }
+        self.rest.apply_keystream(rest);
+    }
+}
+
+/// The bytes of a block of ChaCha20's keystream.
+const BLOCK: usize = 64;
+
 /// The message does not bear the MAC that its key and place in the stream give it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Forged;
 
-fn authenticate(mut mac: Mac, tag_block: &[u8; 64], ciphertext: &[u8]) -> [u8; MAC] {
+fn authenticate(mut mac: Mac, tag_block: &[u8; BLOCK], ciphertext: &[u8]) -> [u8; MAC] {
     update(&mut mac, tag_block);
     update(&mut mac, ciphertext);
 
