@@ -37,9 +37,11 @@ use crate::{
     scrape::Scraper,
 };
 
+mod answer;
 mod page;
 mod server;
 
+pub use answer::{Answer, RequestBody, Routes};
 pub use server::serve;
 
 /// How much earlier than Prometheus gives up we answer.
@@ -116,7 +118,7 @@ impl Connection {
 }
 
 /// Every route. Requests need a [`Connection`] among their extensions to be known as local.
-pub fn router(service: Arc<Service>) -> Router {
+fn router(service: Arc<Service>) -> Router {
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/targets", get(targets))
@@ -147,10 +149,10 @@ async fn scrape(
     // What is not even text is nobody's alias.
     let alias = alias.map_or_else(|_| String::new(), |Path(alias)| alias);
     let limit = limit(request.headers());
-    let is_worth_compressing = is_worth_compressing(service.gzip, &request);
+    let connection = request.extensions().get().copied();
     let forward = async || respond::scrape(service.scraper.scrape(&alias, limit).await);
-    if !is_worth_compressing {
-        return forward().await;
+    if !is_worth_compressing(service.gzip, connection) {
+        return forward().await.map(Body::new);
     }
     let forward = service_fn(|_: Request| async { Ok::<_, Infallible>(forward().await) });
     match compression().layer(forward).oneshot(request).await {
@@ -159,12 +161,11 @@ async fn scrape(
     }
 }
 
-fn is_worth_compressing(gzip: Gzip, request: &Request) -> bool {
-    let connection = request.extensions().get::<Connection>();
+fn is_worth_compressing(gzip: Gzip, connection: Option<Connection>) -> bool {
     match gzip {
         Gzip::Always => true,
         Gzip::Never => false,
-        Gzip::Auto => !connection.is_some_and(|connection| connection.is_local()),
+        Gzip::Auto => !connection.is_some_and(Connection::is_local),
     }
 }
 

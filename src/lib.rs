@@ -152,13 +152,13 @@ impl Bridge {
 
     fn spawn_http(&mut self, listener: TcpListener) {
         tracing::info!("Server listening at http://{}", self.http_addr);
-        let router = http::router(Arc::clone(&self.service));
+        let routes = http::Routes::new(Arc::clone(&self.service));
         let open = self.service.metrics.http_connections.clone();
         let stop = self.stop_http.clone();
         let ended = self.http_ended.clone().drop_guard();
         self.tasks.spawn(async move {
             let _ended = ended;
-            http::serve(listener, router, open, stop).await;
+            http::serve(listener, routes, open, stop).await;
             "HTTP server"
         });
     }

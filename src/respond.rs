@@ -1,12 +1,12 @@
 //! The one place where the outcome of a scrape becomes an HTTP answer.
 
-use axum::{
-    body::Body,
-    http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
-    response::{IntoResponse, Response},
-};
 use bytes::Bytes;
-use hyper::ext::ReasonPhrase;
+use http_body_util::Full;
+use hyper::{
+    Response, StatusCode,
+    ext::ReasonPhrase,
+    header::{CONTENT_TYPE, HeaderValue},
+};
 
 use crate::{metrics::Exposition, scrape::ScrapeError, telemetry::causes};
 
@@ -18,11 +18,11 @@ const MAX_REASON_BYTES: usize = 200;
 
 /// The answer to a scrape: the metrics as they came, or what the Node bridges answer, with the cause
 /// in the reason phrase, which Prometheus shows as the target's last error.
-pub fn scrape(scraped: Result<Bytes, ScrapeError>) -> Response {
+pub fn scrape(scraped: Result<Bytes, ScrapeError>) -> Response<Full<Bytes>> {
     match scraped {
         Ok(metrics) => {
             let kind = HeaderValue::from_static(Exposition::of(&metrics).content_type());
-            ([(CONTENT_TYPE, kind)], Body::from(metrics)).into_response()
+            answer(StatusCode::OK, kind, metrics)
         }
         Err(ScrapeError::UnknownAlias) => failure(StatusCode::NOT_FOUND, "Unknown alias".into()),
         Err(ScrapeError::Service(reason)) => {
@@ -42,13 +42,19 @@ pub fn scrape(scraped: Result<Bytes, ScrapeError>) -> Response {
 }
 
 /// A failure whose text is both body and reason phrase.
-fn failure(status: StatusCode, text: String) -> Response {
+fn failure(status: StatusCode, text: String) -> Response<Full<Bytes>> {
     let reason = text.clone();
-    let response = (status, [(CONTENT_TYPE, PLAIN)], text).into_response();
-    with_reason(response, &reason)
+    with_reason(answer(status, PLAIN, text.into()), &reason)
 }
 
-fn with_reason(mut response: Response, reason: &str) -> Response {
+fn answer(status: StatusCode, kind: HeaderValue, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+fn with_reason<B>(mut response: Response<B>, reason: &str) -> Response<B> {
     let harmless = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
     let reason: String = reason.chars().map(harmless).take(MAX_REASON_BYTES).collect();
     if let Ok(reason) = ReasonPhrase::try_from(reason.into_bytes()) {

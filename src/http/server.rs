@@ -10,8 +10,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body, http::Request};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::{GracefulShutdown, Watcher},
@@ -25,9 +24,8 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 
-use super::{Connection, RequestLog};
+use super::{Answer, Connection, RequestLog};
 
 /// Connections at once; further ones wait in the kernel's queue. One costs about 20 KiB.
 const MAX_CONNECTIONS: usize = 1024;
@@ -45,9 +43,14 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// The pause after a failed accept, which mostly means that file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `router` on `listener` until `stop`, then lets running requests finish, for five seconds at
+/// Serves `routes` on `listener` until `stop`, then lets running requests finish, for five seconds at
 /// most. `open` counts connections.
-pub async fn serve(listener: TcpListener, router: Router, open: Gauge, stop: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    routes: impl Answer,
+    open: Gauge,
+    stop: CancellationToken,
+) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let log = Arc::new(RequestLog::default());
     let graceful = GracefulShutdown::new();
@@ -60,7 +63,7 @@ pub async fn serve(listener: TcpListener, router: Router, open: Gauge, stop: Can
         };
         match accepted {
             Ok((stream, connection, permit)) => {
-                let serving = Serving { router: router.clone(), log: Arc::clone(&log), connection };
+                let serving = Serving { routes: routes.clone(), log: Arc::clone(&log), connection };
                 let (watcher, open) = (graceful.watcher(), open.clone());
                 open.inc();
                 connections.spawn(async move {
@@ -94,13 +97,13 @@ async fn accept(
 }
 
 /// One connection.
-struct Serving {
-    router: Router,
+struct Serving<A> {
+    routes: A,
     log: Arc<RequestLog>,
     connection: Connection,
 }
 
-impl Serving {
+impl<A: Answer> Serving<A> {
     async fn run(self, stream: TcpStream, watcher: Watcher) {
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(STALLED));
@@ -126,14 +129,9 @@ impl Serving {
         }
     }
 
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-    ) -> Result<axum::response::Response, Infallible> {
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<A::Body>, Infallible> {
         let logged = self.log.incoming(&request, self.connection);
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(self.connection);
-        let response = self.router.clone().oneshot(request).await?;
+        let response = self.routes.answer(request, self.connection).await;
         if let Some(logged) = logged {
             logged.completed(response.status());
         }

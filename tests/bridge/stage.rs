@@ -1,16 +1,18 @@
 //! A bridge on a memory network, and what its tests do with it.
 
 use std::{
+    fmt::Debug,
     future::Future,
     net::SocketAddr,
     path::{Path, PathBuf},
+    pin::pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use axum::{
-    body::Body,
+    body::{Body, HttpBody},
     http::{HeaderMap, Request, StatusCode},
 };
 use bytes::{BufMut, Bytes, BytesMut};
@@ -24,7 +26,7 @@ use dht_prom_transport_memory::{Memory, MemoryNetwork};
 use dht_prometheus::{
     Bridge, BridgeConfig,
     config::{Gzip, HttpConfig, TargetsConfig},
-    http::{Connection, router},
+    http::{Answer as _, Connection, Routes},
     registry::targets::TargetsFormat,
 };
 use futures_util::{SinkExt, future};
@@ -37,7 +39,6 @@ use tokio::{
     net::TcpStream,
     task::JoinHandle,
 };
-use tower::ServiceExt;
 
 const BRIDGE: PublicKey = PublicKey::from_bytes([0xb; 32]);
 const SECRET: SharedSecret = SharedSecret::from_bytes([5; 32]);
@@ -224,26 +225,26 @@ impl Stage {
         within(register(&dialler, self.key(), &alias_request(alias, target))).await
     }
 
+    /// Asks as Prometheus on this host does.
     pub(crate) async fn get(&self, path: &str) -> Answer {
-        self.send("GET", path, &[]).await
+        self.send_from_here(path, &[]).await
     }
 
-    /// Sends a request to the routes, without a connection.
+    /// Sends a request to the routes as if over a connection from another host.
     pub(crate) async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
-        self.route(request(method, path, headers)).await
+        self.route(request(method, path, headers), "192.0.2.1:1").await
     }
 
     /// Sends a request to the routes as if over a connection from this host.
     pub(crate) async fn send_from_here(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
-        let here: SocketAddr = "127.0.0.1:1".parse().unwrap();
-        let mut request = request("GET", path, headers);
-        request.extensions_mut().insert(Connection { local: here, remote: here });
-        self.route(request).await
+        self.route(request("GET", path, headers), "127.0.0.1:1").await
     }
 
-    async fn route(&self, request: Request<Body>) -> Answer {
-        let router = router(Arc::clone(self.bridge.service()));
-        let response = within(router.oneshot(request)).await.unwrap();
+    async fn route(&self, request: Request<Body>, from: &str) -> Answer {
+        let remote: SocketAddr = from.parse().unwrap();
+        let connection = Connection { local: self.bridge.http_addr(), remote };
+        let routes = Routes::new(Arc::clone(self.bridge.service()));
+        let response = within(routes.answer(request, connection)).await;
         let (parts, body) = response.into_parts();
         let reason = parts.extensions.get::<ReasonPhrase>();
         Answer {
@@ -256,7 +257,8 @@ impl Stage {
 }
 
 /// The body, which is one frame or none, in the memory that the frame has.
-async fn single_frame(mut body: Body) -> Bytes {
+async fn single_frame(body: impl HttpBody<Data = Bytes, Error: Debug>) -> Bytes {
+    let mut body = pin!(body);
     let mut frames = BytesMut::new();
     let mut whole = Bytes::new();
     while let Some(frame) = body.frame().await {
