@@ -25,16 +25,16 @@ Usage: cargo xtask compare [OPTIONS]
 
 Measures the Node bridge (hyperdht-prometheus-bridge 2.1.1, pinned in xtask/compare) and ours
 (built here with --release) side by side, and prints one table with the median of three rounds.
-Both sides get the same Node clients (dht-prom-client 2.1.0, all of a measurement in one Node
-process), the same load, and the default log level; who goes first changes with every round. Each
-measurement starts its own local DHT of Node nodes, bridge and clients.
+Both sides get the same Node clients (dht-prom-client 2.1.0), the same load, and the default log
+level; who goes first changes with every round. Each measurement starts its own local DHT of Node
+nodes, bridge and clients.
 
   CPU per scrape  utime + stime of the bridge process over a fixed count of scrapes, after a
                   warm-up of half a full round; the kernel counts in ticks of 10 ms
   rate, p50, p99  as the load generator sees them; on a small machine it, the clients and the bridge
                   share the processors, which flatters the slower side
   resident memory of the bridge process, in 10^6 bytes
-  registered      from when the clients' process has loaded its packages to the last success
+  registered      from when all clients' processes have loaded their packages to the last success
   cold start      from the start of the process to the log line `DHT RPC ready`
 
 A side that fails a row says so in its cell, and the run goes on. Figures of a busy machine mean
@@ -43,6 +43,9 @@ little: the load averages are printed with the table.
 Options:
   --quick         One round, a tenth of the scrapes: a check of the tool more than of the bridges
   --only <WHAT>   cpu, latency, memory, register or start; several with commas
+  --processes <N> Node processes that the clients are spread over, 1 by default, at most 50; the CPU
+                  rows have one client in each. With one, its thread is what everybody waits for, and
+                  its garbage collections stop all services at once
   --sizes <LIST>  Bodies of the CPU rows, such as 1k,10k,100k,1m (the default) or 5000
   --no-install    Install nothing
   -h, --help      Print this help
@@ -52,6 +55,7 @@ Options:
 #[derive(Debug)]
 pub(crate) struct Options {
     cases: Vec<Case>,
+    processes: usize,
     quick: bool,
 }
 
@@ -65,6 +69,12 @@ impl Options {
             arguments.opt_value_from_str("--sizes").map_err(|error| error.to_string())?;
         let sizes = sizes.as_deref().unwrap_or("1k,10k,100k,1m");
         let sizes = sizes.split(',').map(bytes).collect::<Result<Vec<_>, _>>()?;
+        let processes: Option<usize> =
+            arguments.opt_value_from_str("--processes").map_err(|error| error.to_string())?;
+        let processes = processes.unwrap_or(1);
+        if !(1..=MAX_PROCESSES).contains(&processes) {
+            return Err(format!("--processes: {processes} is not from 1 to {MAX_PROCESSES}"));
+        }
         let only = only.as_deref().unwrap_or("cpu,latency,memory,register,start");
         let mut cases = Vec::new();
         for what in only.split(',') {
@@ -77,7 +87,7 @@ impl Options {
                 other => return Err(format!("--only does not know {other}")),
             }
         }
-        Ok(Self { cases, quick })
+        Ok(Self { cases, processes, quick })
     }
 }
 
@@ -88,7 +98,7 @@ pub(crate) fn run(options: &Options, install: bool, root: &Path) -> Result<(), F
     }
     step(cargo(&["build", "--release", "--locked", "--bin", "dht-prometheus"]))?;
     let before = load_average();
-    let lab = Lab::open(root, options.quick);
+    let lab = Lab::open(root, options.quick, options.processes);
     let rounds = if options.quick { 1 } else { ROUNDS };
     let mut results: Vec<(Case, Rounds)> =
         options.cases.iter().map(|case| (*case, Rounds::default())).collect();
@@ -128,8 +138,9 @@ fn conditions(rounds: usize, options: &Options, before: &str) -> String {
     let node = String::from_utf8_lossy(&node);
     let after = load_average();
     let mut lines = format!(
-        "Median of {rounds} round(s); {processors} processors; Node {}; load average {before} \
-         before, {after} after.\n",
+        "Median of {rounds} round(s); {processors} processors; clients in {} process(es); Node {}; \
+         load average {before} before, {after} after.\n",
+        options.processes,
         node.trim(),
     );
     for case in &options.cases {
@@ -163,6 +174,9 @@ fn bytes(text: &str) -> Result<usize, String> {
 /// Odd, so that the median is a round that took place.
 const ROUNDS: usize = 3;
 
+/// As many as the smallest crowd has clients.
+const MAX_PROCESSES: usize = 50;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,6 +201,8 @@ mod tests {
         let some = parse(&["--only", "start,cpu", "--sizes", "2k"]).expect("known words");
         assert_eq!(some.cases, [Case::Start, Case::Single(2048)]);
         assert!(parse(&["--only", "cpus"]).is_err());
+        assert_eq!(parse(&["--processes", "8"]).expect("a few").processes, 8);
+        assert!(parse(&["--processes", "0"]).is_err());
     }
 
     #[test]

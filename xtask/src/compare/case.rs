@@ -20,7 +20,7 @@ use super::{
 /// One measurement, done for each side in each round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Case {
-    /// One client with a body of so many bytes, 8 connections.
+    /// One client in each process, with a body of so many bytes, 8 connections.
     Single(usize),
     /// 50 clients, 16 connections.
     Crowd,
@@ -70,7 +70,9 @@ impl Case {
     /// Measures one side once.
     pub(crate) fn measure(self, lab: &Lab, side: Side) -> Result<Vec<f64>, String> {
         match self {
-            Self::Single(bytes) => under_load(lab, side, (1, SINGLE_CONNECTIONS), bytes),
+            Self::Single(bytes) => {
+                under_load(lab, side, (lab.processes, SINGLE_CONNECTIONS), bytes)
+            }
             Self::Crowd => under_load(lab, side, (CROWD, CROWD_CONNECTIONS), BODY),
             Self::Memory => memory(lab, side),
             Self::Register => registration(lab, side),
@@ -103,7 +105,7 @@ fn under_load(
     let testnet = Testnet::start();
     let bridge = lab.bridge(&testnet, side);
     let running = lab.clients(&testnet, &bridge, clients, body_bytes);
-    running.expect_all_registered(clients);
+    running.expect_all_registered();
     let urls = lab::urls(&bridge, clients);
     let usage = usage(&bridge)?;
     let count = scrapes(body_bytes, lab.quick);
@@ -130,7 +132,7 @@ fn memory(lab: &Lab, side: Side) -> Result<Vec<f64>, String> {
     let usage = usage(&bridge)?;
     let idle = usage.resident_bytes()?;
     let running = lab.clients(&testnet, &bridge, MANY, BODY);
-    running.expect_all_registered(MANY);
+    running.expect_all_registered();
     scrape_each_once(&bridge, MANY)?;
     let busy = usage.resident_bytes()?;
     Ok(vec![idle as f64 / 1e6, busy as f64 / 1e6])
@@ -142,7 +144,7 @@ fn registration(lab: &Lab, side: Side) -> Result<Vec<f64>, String> {
     let running = lab.clients(&testnet, &bridge, HUNDRED, BODY);
     running.expect_starting();
     let begin = Instant::now();
-    running.expect_all_registered(HUNDRED);
+    running.expect_all_registered();
     let registered = begin.elapsed();
     let scraped = scrape_each_once(&bridge, HUNDRED)?;
     Ok(vec![registered.as_secs_f64(), scraped.as_secs_f64()])

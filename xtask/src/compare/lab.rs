@@ -33,6 +33,8 @@ impl fmt::Display for Side {
 pub(crate) struct Lab {
     /// Whether a tenth of the scrapes is enough.
     pub(crate) quick: bool,
+    /// Over how many Node processes clients are spread.
+    pub(crate) processes: usize,
     folder: TempDir,
     node: Subject,
     ours: Subject,
@@ -42,12 +44,13 @@ pub(crate) struct Lab {
 impl Lab {
     /// Finds both bridges. Panics when the Node packages are missing, as all here does when something
     /// does not come up.
-    pub(crate) fn open(root: &Path, quick: bool) -> Self {
+    pub(crate) fn open(root: &Path, quick: bool, processes: usize) -> Self {
         let script = root.join("xtask/compare/node_modules/hyperdht-prometheus-bridge/run.js");
         assert!(script.is_file(), "{} is missing: `npm ci` brings it", script.display());
         let binary = crate::install::target(root).join("release/dht-prometheus");
         Self {
             quick,
+            processes,
             folder: TempDir::new().expect("a temporary folder can be made"),
             node: Subject::foreign(vec!["node".to_owned(), script.display().to_string()]),
             ours: Subject::own(&binary.display().to_string()),
@@ -72,14 +75,14 @@ impl Lab {
         settings.start()
     }
 
-    /// Starts `count` clients of `bridge`, all in one Node process, that answer bodies of this size.
+    /// Starts `count` clients of `bridge` that answer bodies of this size.
     pub(crate) fn clients(
         &self,
         testnet: &Testnet,
         bridge: &Bridge,
         count: usize,
         body_bytes: usize,
-    ) -> Client {
+    ) -> Clients {
         let path = self.folder.path().join(format!("body-{body_bytes}"));
         std::fs::write(&path, exposition(body_bytes)).expect("the folder can be written");
         let spec = |index| ClientSpec {
@@ -88,7 +91,32 @@ impl Lab {
             ..ClientSpec::new(Generation::Two, &alias(index))
         };
         let specs: Vec<_> = (0..count).map(spec).collect();
-        Client::start(testnet, bridge.public_key(), &SECRET.repeat(32), &specs)
+        let start = |specs: &[ClientSpec]| {
+            let client = Client::start(testnet, bridge.public_key(), &SECRET.repeat(32), specs);
+            (client, specs.len())
+        };
+        Clients { processes: specs.chunks(count.div_ceil(self.processes)).map(start).collect() }
+    }
+}
+
+/// Running clients.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    /// Each process, and how many clients it has.
+    processes: Vec<(Client, usize)>,
+}
+
+impl Clients {
+    /// Waits until every process has loaded its packages.
+    pub(crate) fn expect_starting(&self) {
+        self.processes.iter().for_each(|(client, _)| client.expect_starting());
+    }
+
+    /// Waits until all are registered.
+    pub(crate) fn expect_all_registered(&self) {
+        for (client, count) in &self.processes {
+            client.expect_all_registered(*count);
+        }
     }
 }
 
