@@ -12,7 +12,7 @@ use std::{
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::{Path, Request, State, rejection::PathRejection},
     http::{
         Extensions, HeaderMap, HeaderValue, Method, StatusCode, Uri, Version,
@@ -22,6 +22,7 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::get,
 };
+use http_body_util::Full;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_http::{
     CompressionLevel,
@@ -68,6 +69,13 @@ pub struct Service {
     pub gzip: Gzip,
     /// The bridge's `host:port` in `/targets`; unless set, the one that was asked.
     pub advertise: Option<String>,
+}
+
+impl Service {
+    /// The answer to a scrape of `alias`, within `limit`. Cancel-safe.
+    async fn forward(&self, alias: &str, limit: Duration) -> Response<Full<Bytes>> {
+        respond::scrape(self.scraper.scrape(alias, limit).await)
+    }
 }
 
 /// How far the start has come.
@@ -150,11 +158,11 @@ async fn scrape(
     let alias = alias.map_or_else(|_| String::new(), |Path(alias)| alias);
     let limit = limit(request.headers());
     let connection = request.extensions().get().copied();
-    let forward = async || respond::scrape(service.scraper.scrape(&alias, limit).await);
     if !is_worth_compressing(service.gzip, connection) {
-        return forward().await.map(Body::new);
+        return service.forward(&alias, limit).await.map(Body::new);
     }
-    let forward = service_fn(|_: Request| async { Ok::<_, Infallible>(forward().await) });
+    let forward = async |_: Request| Ok::<_, Infallible>(service.forward(&alias, limit).await);
+    let forward = service_fn(forward);
     match compression().layer(forward).oneshot(request).await {
         Ok(response) => response.map(Body::new),
         Err(never) => match never {},

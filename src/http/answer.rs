@@ -11,7 +11,6 @@ use http_body_util::{Either, Full};
 use tower::ServiceExt;
 
 use super::{Connection, Service, is_worth_compressing, limit, router};
-use crate::respond;
 
 /// Answers the requests of a server.
 pub trait Answer: Clone + Send + Sync + 'static {
@@ -87,8 +86,7 @@ impl Answer for Routes {
     ) -> Response<Self::Body> {
         match self.plain_scrape(&request, connection) {
             Some(alias) => {
-                let scraped = self.service.scraper.scrape(alias, limit(request.headers())).await;
-                respond::scrape(scraped).map(Either::Left)
+                self.service.forward(alias, limit(request.headers())).await.map(Either::Left)
             }
             None => self.router.answer(request, connection).await.map(Either::Right),
         }

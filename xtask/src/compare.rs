@@ -72,8 +72,9 @@ impl Options {
         let processes: Option<usize> =
             arguments.opt_value_from_str("--processes").map_err(|error| error.to_string())?;
         let processes = processes.unwrap_or(1);
-        if !(1..=MAX_PROCESSES).contains(&processes) {
-            return Err(format!("--processes: {processes} is not from 1 to {MAX_PROCESSES}"));
+        // The smallest crowd is to have a client for each.
+        if !(1..=case::CROWD).contains(&processes) {
+            return Err(format!("--processes: {processes} is not from 1 to {}", case::CROWD));
         }
         let only = only.as_deref().unwrap_or("cpu,latency,memory,register,start");
         let mut cases = Vec::new();
@@ -174,9 +175,6 @@ fn bytes(text: &str) -> Result<usize, String> {
 /// Odd, so that the median is a round that took place.
 const ROUNDS: usize = 3;
 
-/// As many as the smallest crowd has clients.
-const MAX_PROCESSES: usize = 50;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,6 +201,7 @@ mod tests {
         assert!(parse(&["--only", "cpus"]).is_err());
         assert_eq!(parse(&["--processes", "8"]).expect("a few").processes, 8);
         assert!(parse(&["--processes", "0"]).is_err());
+        assert!(parse(&["--processes", "51"]).is_err());
     }
 
     #[test]

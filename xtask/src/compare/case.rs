@@ -192,7 +192,7 @@ const BYTES_PER_ROUND: usize = 400 << 20;
 const WARM_UP: usize = 2;
 
 const SINGLE_CONNECTIONS: usize = 8;
-const CROWD: usize = 50;
+pub(crate) const CROWD: usize = 50;
 const CROWD_CONNECTIONS: usize = 16;
 const MANY: usize = 200;
 const HUNDRED: usize = 100;

@@ -95,8 +95,14 @@ impl Lab {
             let client = Client::start(testnet, bridge.public_key(), &SECRET.repeat(32), specs);
             (client, specs.len())
         };
-        Clients { processes: specs.chunks(count.div_ceil(self.processes)).map(start).collect() }
+        Clients { processes: shares(&specs, self.processes).map(start).collect() }
     }
+}
+
+/// So many parts of `all`, as equal as they can be.
+fn shares<T>(all: &[T], parts: usize) -> impl Iterator<Item = &[T]> {
+    let end = move |part| all.len() * part / parts;
+    (0..parts).map(move |part| &all[end(part)..end(part + 1)])
 }
 
 /// Running clients.
@@ -149,6 +155,15 @@ const SECRET: &str = "5e";
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clients_are_shared_out_evenly() {
+        for parts in 1..=50 {
+            let sizes: Vec<_> = shares(&[(); 50], parts).map(<[()]>::len).collect();
+            assert_eq!((sizes.len(), sizes.iter().sum()), (parts, 50));
+            assert!(sizes.iter().all(|size| [50 / parts, 50_usize.div_ceil(parts)].contains(size)));
+        }
+    }
 
     #[test]
     fn bodies_have_the_size_asked_for() {

@@ -155,8 +155,7 @@ impl Pads {
     /// The MAC, keyed.
     fn mac(&self) -> Mac {
         let [block, ..] = &*self.blocks;
-        let (key, _) = block.split_first_chunk().expect("a block is longer than a key");
-        init(key)
+        init(block.first_chunk().expect("a block is longer than a key"))
     }
 
     /// What the tag byte is hidden with, at its front.
