@@ -5,16 +5,20 @@ use std::{
     io::{self, IoSliceMut},
     net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Type};
-use tokio::{io::Interest, net::UdpSocket};
+
+pub(crate) use self::watched::Room;
+use self::watched::{Bare, Watched};
+
+mod watched;
 
 /// A bound socket. Datagrams are never fragmented by the kernel; those that are too long vanish.
 pub struct Socket {
-    io: UdpSocket,
+    io: Watched,
     state: UdpSocketState,
     local: SocketAddr,
     segmentation: AtomicBool,
@@ -30,7 +34,7 @@ impl Socket {
             socket2::Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
         socket.bind(&addr.into())?;
-        let io = UdpSocket::from_std(socket.into())?;
+        let io = std::net::UdpSocket::from(socket);
         let state = UdpSocketState::new(UdpSockRef::from(&io))?;
         without_extras(&io);
         for bytes in RECV_BUFFERS {
@@ -44,7 +48,7 @@ impl Socket {
         let _ = state.set_send_buffer_size(UdpSockRef::from(&io), SEND_BUFFER);
         let local = io.local_addr()?;
         let segmentation = AtomicBool::new(true);
-        Ok(Self { io, state, local, segmentation })
+        Ok(Self { io: Watched::new(io)?, state, local, segmentation })
     }
 
     /// The address that it is bound to.
@@ -89,9 +93,7 @@ impl Socket {
         segment_size: Option<usize>,
     ) -> io::Result<()> {
         let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
-        self.io.try_io(Interest::WRITABLE, || {
-            self.state.try_send(UdpSockRef::from(&self.io), &transmit)
-        })
+        self.state.try_send(UdpSockRef::from(self.io.get()), &transmit)
     }
 
     /// Sends one datagram as soon as the socket takes it. Cancel-safe: it is sent or it is not.
@@ -100,40 +102,25 @@ impl Socket {
     /// Those of the system.
     pub async fn send_to(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
         loop {
-            self.io.writable().await?;
             match self.send_one(to, datagram, None) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
             }
+            self.io.writable().await?;
         }
     }
 
-    /// Sends one datagram at once, also from a socket that is so new that the runtime has not looked at
-    /// it yet. `ttl` is how many hops it may take, where that is not the usual number.
+    /// Sends one datagram that may take so many hops.
     ///
     /// # Errors
     /// As [`Socket::try_send`].
-    pub(crate) fn send_now(
+    pub(crate) fn try_send_with_ttl(
         &self,
-        destination: SocketAddr,
+        to: SocketAddr,
         contents: &[u8],
-        ttl: Option<u8>,
+        ttl: u8,
     ) -> io::Result<()> {
-        if let Some(ttl) = ttl {
-            return send_with_ttl(&self.io, destination, contents, ttl);
-        }
-        let transmit =
-            Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None };
-        self.state.try_send(UdpSockRef::from(&self.io), &transmit)
-    }
-
-    /// Waits until it takes datagrams. A new one does so once the runtime has looked at it for the
-    /// first time. Cancel-safe.
-    ///
-    /// # Errors
-    /// Those of the system.
-    pub async fn writable(&self) -> io::Result<()> {
-        self.io.writable().await
+        send_with_ttl(self.io.get(), to, contents, ttl)
     }
 
     /// Sets how many hops datagrams may take from now on.
@@ -141,12 +128,12 @@ impl Socket {
     /// # Errors
     /// Those of the system.
     pub fn set_ttl(&self, hops: u32) -> io::Result<()> {
-        self.io.set_ttl(hops)
+        self.io.get().set_ttl(hops)
     }
 
-    /// Becomes ready when the socket may take more.
-    pub(crate) fn poll_send_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io.poll_send_ready(cx)
+    /// Has the task of `cx` woken when the socket takes more, as long as the result is kept.
+    pub(crate) fn await_room(&self, cx: &mut Context<'_>) -> io::Result<Room> {
+        self.io.await_room(cx)
     }
 
     /// Receives what is there into `buffers`; gives back how many of them were filled.
@@ -155,31 +142,11 @@ impl Socket {
         cx: &mut Context<'_>,
         buffers: &mut ReceiveBuffers,
     ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.io.poll_recv_ready(cx))?;
-            let mut partial = 0;
-            let received = self.io.try_io(Interest::READABLE, || {
-                let ReceiveBuffers { memory, metas } = &mut *buffers;
-                let mut slices = memory.each_mut().map(|memory| IoSliceMut::new(memory));
-                let socket = UdpSockRef::from(&self.io);
-                let count = self.state.recv(socket, &mut slices, metas)?;
-                if count == RECV_BATCH {
-                    return Ok(count);
-                }
-                // Less than was asked for was all there was: saying so saves the call that would
-                // find out. What arrives from now on makes the socket ready again.
-                partial = count;
-                Err(io::ErrorKind::WouldBlock.into())
-            });
-            match received {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if partial > 0 {
-                        return Poll::Ready(Ok(partial));
-                    }
-                }
-                received => return Poll::Ready(received),
-            }
-        }
+        self.io.poll_receive(cx, RECV_BATCH, |socket| {
+            let ReceiveBuffers { memory, metas } = &mut *buffers;
+            let mut slices = memory.each_mut().map(|memory| IoSliceMut::new(memory));
+            self.state.recv(socket.into(), &mut slices, metas)
+        })
     }
 }
 
@@ -217,7 +184,7 @@ impl ReceiveBuffers {
 /// Takes back what quinn-udp asks the kernel to say about each datagram and UDX has no use for:
 /// its time, its local address, its ECN bits. They are a tenth of the cost of receiving one.
 #[cfg(target_os = "linux")]
-fn without_extras(io: &UdpSocket) {
+fn without_extras(io: &std::net::UdpSocket) {
     use nix::sys::socket::{setsockopt, sockopt};
 
     // Refused options are merely not saved.
@@ -227,11 +194,11 @@ fn without_extras(io: &UdpSocket) {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn without_extras(_io: &UdpSocket) {}
+fn without_extras(_io: &std::net::UdpSocket) {}
 
 /// The number of hops goes with the datagram, so that no other one is affected.
 #[cfg(target_os = "linux")]
-fn send_with_ttl(io: &UdpSocket, to: SocketAddr, contents: &[u8], ttl: u8) -> io::Result<()> {
+fn send_with_ttl(io: &Bare, to: SocketAddr, contents: &[u8], ttl: u8) -> io::Result<()> {
     use std::{io::IoSlice, os::fd::AsRawFd};
 
     use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
@@ -244,7 +211,7 @@ fn send_with_ttl(io: &UdpSocket, to: SocketAddr, contents: &[u8], ttl: u8) -> io
 
 /// Where the number cannot go with the datagram, it is the socket's for a moment.
 #[cfg(not(target_os = "linux"))]
-fn send_with_ttl(io: &UdpSocket, to: SocketAddr, contents: &[u8], ttl: u8) -> io::Result<()> {
+fn send_with_ttl(io: &Bare, to: SocketAddr, contents: &[u8], ttl: u8) -> io::Result<()> {
     let usual = io.ttl()?;
     io.set_ttl(ttl.into())?;
     let sent = socket2::SockRef::from(io).send_to(contents, &to.into());
@@ -262,3 +229,46 @@ const RECV_BATCH: usize = 4;
 const RECV_BUFFER_LEN: usize = 64 * 1024;
 /// Datagrams per send: what fits the 64 KiB that the kernel takes, at the usual packet length.
 pub(crate) const MAX_SEGMENTS: usize = 44;
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, time::Duration};
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_room_is_woken() {
+        let socket = Socket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut room = None;
+        let woken = poll_fn(|cx| match room {
+            None => {
+                room = Some(socket.await_room(cx).unwrap());
+                Poll::Pending
+            }
+            Some(_) => Poll::Ready(()),
+        });
+        timeout(Duration::from_secs(10), woken).await.expect("the socket is not full");
+        socket.io.writable().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn all_datagrams_come_though_less_than_asked_for_came_before() {
+        let socket = Socket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut buffers = ReceiveBuffers::new();
+        for count in [1, RECV_BATCH, RECV_BATCH + 1, 1] {
+            let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            for _ in 0..count {
+                sender.send_to(b"x", socket.local_addr()).unwrap();
+            }
+            let mut received = 0;
+            while received < count {
+                let some = poll_fn(|cx| socket.poll_recv(cx, &mut buffers));
+                let some = timeout(Duration::from_secs(10), some).await.expect("there is more");
+                received += buffers.datagrams(some.unwrap()).count();
+            }
+            assert_eq!(received, count);
+        }
+    }
+}

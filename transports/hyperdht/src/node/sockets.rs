@@ -57,7 +57,12 @@ impl PoolSocket {
     /// Sends a datagram; `ttl` is how many hops it may take, where that is not the usual number. One
     /// that the system does not take is lost, as on the way.
     pub(super) fn send(&self, to: SocketAddrV4, datagram: &[u8], ttl: Option<u8>) {
-        if let Err(error) = self.socket.socket().send_now(to.into(), datagram, ttl) {
+        let socket = self.socket.socket();
+        let sent = match ttl {
+            Some(ttl) => socket.try_send_with_ttl(to.into(), datagram, ttl),
+            None => socket.try_send(to.into(), datagram, datagram.len()),
+        };
+        if let Err(error) = sent {
             tracing::trace!(%error, "a datagram is lost");
         }
     }
@@ -120,15 +125,6 @@ impl Sockets {
             rpc::SocketId::Pool(number) => {
                 let socket = self.pool.socket(number);
                 socket.map_or(self.client.id(), |socket| socket.socket.id())
-            }
-        }
-    }
-
-    /// Waits until the two that are always there take datagrams.
-    pub(super) async fn writable(&self) {
-        for socket in [&self.server, &self.client] {
-            if let Err(error) = socket.socket().writable().await {
-                tracing::warn!(%error, "a UDP socket does not work");
             }
         }
     }

@@ -15,7 +15,6 @@ use crate::udx::{Datagram, Datagrams};
 /// Gives the state machine datagrams and the time, and events to whom they concern, until the node
 /// has stopped.
 pub(super) async fn run(core: Arc<Core>, mut inbound: Inbound, stopped: CancellationToken) {
-    core.sockets().writable().await;
     loop {
         let deadline = settle(&core);
         tokio::select! {

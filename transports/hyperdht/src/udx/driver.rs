@@ -16,7 +16,7 @@ use super::{
     bell::Bells,
     shared::{BoundSocket, Shared},
 };
-use crate::socket::{MAX_SEGMENTS, ReceiveBuffers};
+use crate::socket::{MAX_SEGMENTS, ReceiveBuffers, Room};
 
 /// Moves datagrams between sockets and the state machine, and wakes those who wait for streams.
 ///
@@ -33,8 +33,8 @@ pub(crate) struct Driver {
     rung: Vec<usize>,
     buffers: Box<ReceiveBuffers>,
     wire: Vec<u8>,
-    /// What `wire` holds and a full socket did not take.
-    blocked: Option<Transmit>,
+    /// What `wire` holds and a full socket did not take, and what tells of room.
+    blocked: Option<(Transmit, Room)>,
     sleep: Option<Pin<Box<Sleep>>>,
     sleep_until: Option<Instant>,
     woken: Vec<Waker>,
@@ -147,7 +147,7 @@ impl Driver {
     fn transmit(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
         for _ in 0..MAX_SENDS {
             let transmit = match self.blocked.take() {
-                Some(blocked) => blocked,
+                Some((blocked, _)) => blocked,
                 None => match self.next_transmit(now) {
                     Some(transmit) => transmit,
                     None => return false,
@@ -155,10 +155,9 @@ impl Driver {
             };
             match self.send(transmit, &self.wire) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.blocked = Some(transmit);
-                    if !self.is_ready_again(transmit.path.socket, cx) {
-                        return false;
-                    }
+                    self.blocked =
+                        self.await_room(transmit.path.socket, cx).map(|room| (transmit, room));
+                    return false;
                 }
                 // Too long for the path, or no route: the same as lost on the way.
                 Err(error) => tracing::trace!(%error, "send"),
@@ -180,8 +179,10 @@ impl Driver {
         bound.socket.try_send(transmit.path.peer, wire, transmit.segment_len)
     }
 
-    fn is_ready_again(&self, socket: SocketId, cx: &mut Context<'_>) -> bool {
-        self.bound(socket).is_some_and(|bound| bound.socket.poll_send_ready(cx).is_ready())
+    /// Without file descriptors to wait with, what was to be sent counts as lost on the way.
+    fn await_room(&self, socket: SocketId, cx: &mut Context<'_>) -> Option<Room> {
+        let room = self.bound(socket)?.socket.await_room(cx);
+        room.inspect_err(|error| tracing::debug!(%error, "a full socket cannot be watched")).ok()
     }
 
     fn bound(&self, id: SocketId) -> Option<&BoundSocket> {
