@@ -242,6 +242,25 @@ fn the_last_packet_of_a_flight_is_probed_after_two_round_trips() {
 }
 
 #[test]
+fn where_all_is_acknowledged_nothing_is_waited_for() {
+    let mut bench = Bench::new();
+    bench.write(b"x");
+    bench.sent();
+    assert!(bench.endpoint.poll_timeout().is_some());
+    bench.acknowledge(1);
+    bench.sent();
+    assert_eq!(bench.endpoint.poll_timeout(), None);
+
+    bench.endpoint.set_keep_alive(bench.key, Some(ms(5000))).unwrap();
+    bench.write(b"y");
+    bench.sent();
+    assert!(bench.endpoint.poll_timeout() <= Some(bench.now + ms(1000)));
+    bench.acknowledge(2);
+    bench.sent();
+    assert_eq!(bench.endpoint.poll_timeout(), Some(bench.now + ms(5000)));
+}
+
+#[test]
 fn a_closed_window_is_probed_by_heartbeats_until_it_opens() {
     let mut bench = Bench::new();
     bench.write(b"a");

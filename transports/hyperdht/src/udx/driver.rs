@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Wake, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use hyperdht_proto::udx::{Handled, Path, SocketId, Transmit};
@@ -35,8 +35,8 @@ pub(crate) struct Driver {
     wire: Vec<u8>,
     /// What `wire` holds and a full socket did not take, and what tells of room.
     blocked: Option<(Transmit, Room)>,
-    sleep: Option<Pin<Box<Sleep>>>,
-    sleep_until: Option<Instant>,
+    /// The timer and what it is armed for.
+    sleep: Option<(Instant, Pin<Box<Sleep>>)>,
     woken: Vec<Waker>,
     /// An acknowledgement that does not wait for the rest of a batch.
     ack: Vec<u8>,
@@ -60,7 +60,6 @@ impl Driver {
             wire: Vec::new(),
             blocked: None,
             sleep: None,
-            sleep_until: None,
             woken: Vec::new(),
             ack: Vec::new(),
             received: 0,
@@ -198,19 +197,24 @@ impl Driver {
     /// Arms the one timer for the next deadline; says whether that has passed already.
     fn arm(&mut self, deadline: Option<Instant>, cx: &mut Context<'_>) -> bool {
         let Some(deadline) = deadline else {
-            self.sleep_until = None;
+            self.sleep = None;
             return false;
         };
-        if self.sleep_until != Some(deadline) {
-            self.sleep_until = Some(deadline);
-            match &mut self.sleep {
-                Some(sleep) => sleep.as_mut().reset(deadline.into()),
-                None => self.sleep = Some(Box::pin(tokio::time::sleep_until(deadline.into()))),
-            }
+        // One that is moved later wakes the thread at the old time nonetheless, to be put off. Under load
+        // another datagram does so before.
+        if self.sleep.as_ref().is_some_and(|(at, _)| deadline > *at + MOST_EARLY) {
+            self.sleep = None;
         }
-        let elapsed = self.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready());
+        let (at, sleep) = self
+            .sleep
+            .get_or_insert_with(|| (deadline, Box::pin(tokio::time::sleep_until(deadline.into()))));
+        if *at != deadline {
+            *at = deadline;
+            sleep.as_mut().reset(deadline.into());
+        }
+        let elapsed = sleep.as_mut().poll(cx).is_ready();
         if elapsed {
-            self.sleep_until = None;
+            self.sleep = None;
         }
         elapsed
     }
@@ -296,3 +300,5 @@ const MAX_RECEIVES: usize = 16;
 const MAX_TURNS_WAITED: u32 = 4;
 /// Send calls per turn.
 const MAX_SENDS: usize = 64;
+/// By how much the timer may be early.
+const MOST_EARLY: Duration = Duration::from_millis(100);

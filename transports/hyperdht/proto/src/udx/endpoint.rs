@@ -18,7 +18,7 @@ use super::{
     CallError, Config, HEADER_LEN, Header, OpenError, Path, Ready, StreamError, StreamInfo,
     StreamOptions, Time, Verdict,
     stream::{Remote, Stream},
-    time::Clock,
+    time::{Clock, MILLISECOND},
 };
 
 /// UDX without sockets: datagrams and the time in, datagrams and events out.
@@ -108,6 +108,20 @@ pub struct Counters {
     /// Relayed packets that found the queue full.
     pub dropped_relayed: u64,
 }
+
+/// Whether a timer does for a deadline. One that is early costs a look at the stream, and moving it with
+/// each packet costs more; but where nothing is under way any more, that look would be all that a
+/// thread wakes up for.
+fn is_served(timer: Option<Time>, deadline: Option<Time>) -> bool {
+    match (timer, deadline) {
+        (Some(timer), Some(deadline)) => timer <= deadline && deadline <= timer.after(MOST_EARLY),
+        (None, None) => true,
+        (None, Some(_)) | (Some(_), None) => false,
+    }
+}
+
+/// By how much a timer may be early.
+const MOST_EARLY: u64 = 100 * MILLISECOND;
 
 impl Endpoint {
     /// An endpoint without streams, at the moment `now`.
@@ -561,14 +575,12 @@ impl Endpoint {
         if entry.stream.closed.is_some() {
             return self.bury(key);
         }
-        // A timer that is early costs one look at the stream, moving it for each packet costs more.
-        if let Some(deadline) = entry.stream.deadline()
-            && entry.timer.is_none_or(|timer| deadline < timer)
-        {
-            if let Some(before) = entry.timer.replace(deadline) {
+        let deadline = entry.stream.deadline();
+        if !is_served(entry.timer, deadline) {
+            if let Some(before) = std::mem::replace(&mut entry.timer, deadline) {
                 self.timers.remove(&(before, key));
             }
-            self.timers.insert((deadline, key));
+            self.timers.extend(deadline.map(|at| (at, key)));
         }
     }
 
