@@ -46,6 +46,9 @@ Options:
   --processes <N> Node processes that the clients are spread over, 1 by default, at most 50; the CPU
                   rows have one client in each. With one, its thread is what everybody waits for, and
                   its garbage collections stop all services at once
+  --rate <N>      Scrapes that begin in a second, at most 500, evenly spaced as Prometheus spreads its
+                  targets over their interval, for 20 s a round; the warm-up stays as it is. Without it,
+                  as many as the bridge answers
   --sizes <LIST>  Bodies of the CPU rows, such as 1k,10k,100k,1m (the default) or 5000
   --no-install    Install nothing
   -h, --help      Print this help
@@ -56,6 +59,7 @@ Options:
 pub(crate) struct Options {
     cases: Vec<Case>,
     processes: usize,
+    rate: Option<u32>,
     quick: bool,
 }
 
@@ -76,6 +80,11 @@ impl Options {
         if !(1..=case::CROWD).contains(&processes) {
             return Err(format!("--processes: {processes} is not from 1 to {}", case::CROWD));
         }
+        let rate: Option<u32> =
+            arguments.opt_value_from_str("--rate").map_err(|error| error.to_string())?;
+        if let Some(rate) = rate.filter(|rate| !(1..=LARGEST_RATE).contains(rate)) {
+            return Err(format!("--rate: {rate} is not from 1 to {LARGEST_RATE}"));
+        }
         let only = only.as_deref().unwrap_or("cpu,latency,memory,register,start");
         let mut cases = Vec::new();
         for what in only.split(',') {
@@ -88,7 +97,7 @@ impl Options {
                 other => return Err(format!("--only does not know {other}")),
             }
         }
-        Ok(Self { cases, processes, quick })
+        Ok(Self { cases, processes, rate, quick })
     }
 }
 
@@ -99,7 +108,7 @@ pub(crate) fn run(options: &Options, install: bool, root: &Path) -> Result<(), F
     }
     step(cargo(&["build", "--release", "--locked", "--bin", "dht-prometheus"]))?;
     let before = load_average();
-    let lab = Lab::open(root, options.quick, options.processes);
+    let lab = Lab::open(root, options.quick, options.processes, options.rate);
     let rounds = if options.quick { 1 } else { ROUNDS };
     let mut results: Vec<(Case, Rounds)> =
         options.cases.iter().map(|case| (*case, Rounds::default())).collect();
@@ -146,7 +155,7 @@ fn conditions(rounds: usize, options: &Options, before: &str) -> String {
     );
     for case in &options.cases {
         if let Case::Single(bytes) = case {
-            let scrapes = case::scrapes(*bytes, options.quick);
+            let scrapes = case::scrapes(*bytes, options.rate, options.quick);
             let _ = writeln!(lines, "{case}: {scrapes} scrapes a round.");
         }
     }
@@ -171,6 +180,9 @@ fn bytes(text: &str) -> Result<usize, String> {
         .filter(|bytes| (case::SMALLEST_BODY..=case::LARGEST_BODY).contains(bytes))
         .ok_or_else(|| format!("--sizes: {text} is not a size such as 1k, at most 8m"))
 }
+
+/// The load generator's timer counts milliseconds.
+const LARGEST_RATE: u32 = 500;
 
 /// Odd, so that the median is a round that took place.
 const ROUNDS: usize = 3;
@@ -202,6 +214,8 @@ mod tests {
         assert_eq!(parse(&["--processes", "8"]).expect("a few").processes, 8);
         assert!(parse(&["--processes", "0"]).is_err());
         assert!(parse(&["--processes", "51"]).is_err());
+        assert_eq!(parse(&["--rate", "100"]).expect("a rate").rate, Some(100));
+        assert!(parse(&["--rate", "0"]).is_err() && parse(&["--rate", "501"]).is_err());
     }
 
     #[test]

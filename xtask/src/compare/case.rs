@@ -81,9 +81,10 @@ impl Case {
     }
 }
 
-/// How many scrapes of this size a round counts.
-pub(crate) fn scrapes(body_bytes: usize, quick: bool) -> usize {
+/// How many scrapes of this size a round counts, where `rate` of them begin in a second.
+pub(crate) fn scrapes(body_bytes: usize, rate: Option<u32>, quick: bool) -> usize {
     let full = (BYTES_PER_ROUND / body_bytes).clamp(400, 40_000);
+    let full = rate.map_or(full, |rate| full.min(rate as usize * SECONDS_PER_ROUND));
     if quick { full / 10 } else { full }
 }
 
@@ -108,14 +109,15 @@ fn under_load(
     running.expect_all_registered();
     let urls = lab::urls(&bridge, clients);
     let usage = usage(&bridge)?;
-    let count = scrapes(body_bytes, lab.quick);
-    let scrape = |scrapes| {
+    let count = scrapes(body_bytes, lab.rate, lab.quick);
+    let scrape = |scrapes, spacing| {
         let deadline = Instant::now() + LOAD_LIMIT;
-        Load { urls: &urls, body_bytes, connections, scrapes, deadline }.run()
+        Load { urls: &urls, body_bytes, connections, scrapes, spacing, deadline }.run()
     };
-    scrape(scrapes(body_bytes, false) / WARM_UP)?;
+    scrape(scrapes(body_bytes, None, false) / WARM_UP, None)?;
     let before = usage.cpu()?;
-    let Timing { elapsed, latencies } = scrape(count)?;
+    let spacing = lab.rate.map(|rate| Duration::from_secs(1) / rate);
+    let Timing { elapsed, latencies } = scrape(count, spacing)?;
     let cpu = usage.cpu()?.saturating_sub(before);
     let milliseconds = |share| percentile(&latencies, share).as_secs_f64() * 1e3;
     Ok(vec![
@@ -168,6 +170,7 @@ fn scrape_each_once(bridge: &Bridge, clients: usize) -> Result<Duration, String>
         body_bytes: BODY,
         connections: CROWD_CONNECTIONS,
         scrapes: clients,
+        spacing: None,
         deadline: Instant::now() + LOAD_LIMIT,
     };
     load.run().map(|timing| timing.elapsed)
@@ -186,6 +189,9 @@ pub(crate) const LARGEST_BODY: usize = 8 << 20;
 
 /// Enough scrapes for many clock ticks of CPU, few enough for seconds.
 const BYTES_PER_ROUND: usize = 400 << 20;
+
+/// How long a round at a steady rate takes.
+const SECONDS_PER_ROUND: usize = 20;
 
 /// By how much the warm-up is shorter than a full round. A quick round has the same: until Node has
 /// compiled what is hot, a scrape costs it several times as much.

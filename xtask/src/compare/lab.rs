@@ -35,6 +35,8 @@ pub(crate) struct Lab {
     pub(crate) quick: bool,
     /// Over how many Node processes clients are spread.
     pub(crate) processes: usize,
+    /// How many scrapes begin in a second; without, as many as the bridge answers.
+    pub(crate) rate: Option<u32>,
     folder: TempDir,
     node: Subject,
     ours: Subject,
@@ -44,13 +46,14 @@ pub(crate) struct Lab {
 impl Lab {
     /// Finds both bridges. Panics when the Node packages are missing, as all here does when something
     /// does not come up.
-    pub(crate) fn open(root: &Path, quick: bool, processes: usize) -> Self {
+    pub(crate) fn open(root: &Path, quick: bool, processes: usize, rate: Option<u32>) -> Self {
         let script = root.join("xtask/compare/node_modules/hyperdht-prometheus-bridge/run.js");
         assert!(script.is_file(), "{} is missing: `npm ci` brings it", script.display());
         let binary = crate::install::target(root).join("release/dht-prometheus");
         Self {
             quick,
             processes,
+            rate,
             folder: TempDir::new().expect("a temporary folder can be made"),
             node: Subject::foreign(vec!["node".to_owned(), script.display().to_string()]),
             ours: Subject::own(&binary.display().to_string()),

@@ -1,4 +1,4 @@
-//! Scrapes a bridge over a number of kept connections, as fast as it answers.
+//! Scrapes a bridge over a number of kept connections, as fast as it answers or at a steady rate.
 //!
 //! One thread waits for whichever connection has something, as the network poller of Prometheus' own
 //! runtime does. With a thread for each, a bridge would pay with every answer for waking another one,
@@ -18,7 +18,10 @@ use hyper::{
     header::HOST,
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::timeout_at};
+use tokio::{
+    net::TcpStream,
+    time::{sleep_until, timeout_at},
+};
 
 /// What to scrape, and how often.
 #[derive(Debug)]
@@ -31,6 +34,8 @@ pub(crate) struct Load<'a> {
     pub(crate) connections: usize,
     /// Scrapes in all.
     pub(crate) scrapes: usize,
+    /// How long after the one before a scrape begins, where a connection is free; without, at once.
+    pub(crate) spacing: Option<Duration>,
     /// When to give up.
     pub(crate) deadline: Instant,
 }
@@ -59,18 +64,25 @@ impl Load<'_> {
         let next = Cell::new(0);
         let begin = Instant::now();
         let workers: FuturesUnordered<_> =
-            (0..self.connections).map(|_| self.work_on_one_connection(&next)).collect();
+            (0..self.connections).map(|_| self.work_on_one_connection(begin, &next)).collect();
         let mut latencies: Vec<_> = workers.try_concat().await?;
         let elapsed = begin.elapsed();
         latencies.sort_unstable();
         Ok(Timing { elapsed, latencies })
     }
 
-    async fn work_on_one_connection(&self, next: &Cell<usize>) -> Result<Vec<Duration>, String> {
+    async fn work_on_one_connection(
+        &self,
+        start: Instant,
+        next: &Cell<usize>,
+    ) -> Result<Vec<Duration>, String> {
         let mut connection = connect(self.urls.first().ok_or("nothing to scrape")?).await?;
         let mut latencies = Vec::new();
         while next.get() < self.scrapes {
             let turn = next.replace(next.get() + 1);
+            if let Some(spacing) = self.spacing {
+                sleep_until((start + spacing.mul_f64(turn as f64)).into()).await;
+            }
             let begin = Instant::now();
             let url = &self.urls[turn % self.urls.len()];
             let scraped = scrape(&mut connection, url, self.body_bytes).await;
@@ -147,7 +159,7 @@ mod tests {
 
     fn scrape(url: Uri, scrapes: usize) -> Result<Timing, String> {
         let deadline = Instant::now() + Duration::from_secs(10);
-        Load { urls: &[url], body_bytes: 4, connections: 1, scrapes, deadline }.run()
+        Load { urls: &[url], body_bytes: 4, connections: 1, scrapes, spacing: None, deadline }.run()
     }
 
     #[test]
@@ -155,6 +167,25 @@ mod tests {
         let timing = scrape(server(5, "a 1\n"), 5).expect("five answers on one connection");
         assert_eq!(timing.latencies.len(), 5);
         assert!(timing.latencies.is_sorted() && timing.elapsed >= timing.latencies[4]);
+    }
+
+    #[test]
+    fn scrapes_keep_the_distance_asked_for() {
+        let url = server(5, "a 1\n");
+        let (deadline, spacing) =
+            (Instant::now() + Duration::from_secs(10), Duration::from_millis(20));
+        let urls = &[url];
+        let load = Load {
+            urls,
+            body_bytes: 4,
+            connections: 1,
+            scrapes: 5,
+            spacing: Some(spacing),
+            deadline,
+        };
+        let timing = load.run().expect("five answers");
+        assert!(timing.elapsed >= 4 * spacing, "{timing:?}");
+        assert!(timing.latencies.iter().sum::<Duration>() < timing.elapsed, "{timing:?}");
     }
 
     #[test]
