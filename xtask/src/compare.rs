@@ -47,8 +47,8 @@ Options:
                   rows have one client in each. With one, its thread is what everybody waits for, and
                   its garbage collections stop all services at once
   --rate <N>      Scrapes that begin in a second, at most 500, evenly spaced as Prometheus spreads its
-                  targets over their interval, for 20 s a round; the warm-up stays as it is. Without it,
-                  as many as the bridge answers
+                  targets over their interval, for at most 20 s a round; the warm-up stays as it is.
+                  Without it, as many as the bridge answers
   --sizes <LIST>  Bodies of the CPU rows, such as 1k,10k,100k,1m (the default) or 5000
   --no-install    Install nothing
   -h, --help      Print this help

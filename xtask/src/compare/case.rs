@@ -190,7 +190,7 @@ pub(crate) const LARGEST_BODY: usize = 8 << 20;
 /// Enough scrapes for many clock ticks of CPU, few enough for seconds.
 const BYTES_PER_ROUND: usize = 400 << 20;
 
-/// How long a round at a steady rate takes.
+/// How long a round at a steady rate takes at most.
 const SECONDS_PER_ROUND: usize = 20;
 
 /// By how much the warm-up is shorter than a full round. A quick round has the same: until Node has

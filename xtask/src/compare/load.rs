@@ -171,21 +171,17 @@ mod tests {
 
     #[test]
     fn scrapes_keep_the_distance_asked_for() {
-        let url = server(5, "a 1\n");
-        let (deadline, spacing) =
-            (Instant::now() + Duration::from_secs(10), Duration::from_millis(20));
-        let urls = &[url];
+        let spacing = Duration::from_millis(20);
         let load = Load {
-            urls,
+            urls: &[server(5, "a 1\n")],
             body_bytes: 4,
             connections: 1,
             scrapes: 5,
             spacing: Some(spacing),
-            deadline,
+            deadline: Instant::now() + Duration::from_secs(10),
         };
         let timing = load.run().expect("five answers");
         assert!(timing.elapsed >= 4 * spacing, "{timing:?}");
-        assert!(timing.latencies.iter().sum::<Duration>() < timing.elapsed, "{timing:?}");
     }
 
     #[test]

@@ -109,20 +109,6 @@ pub struct Counters {
     pub dropped_relayed: u64,
 }
 
-/// Whether a timer does for a deadline. One that is early costs a look at the stream, and moving it with
-/// each packet costs more; but where nothing is under way any more, that look would be all that a
-/// thread wakes up for.
-fn is_served(timer: Option<Time>, deadline: Option<Time>) -> bool {
-    match (timer, deadline) {
-        (Some(timer), Some(deadline)) => timer <= deadline && deadline <= timer.after(MOST_EARLY),
-        (None, None) => true,
-        (None, Some(_)) | (Some(_), None) => false,
-    }
-}
-
-/// By how much a timer may be early.
-const MOST_EARLY: u64 = 100 * MILLISECOND;
-
 impl Endpoint {
     /// An endpoint without streams, at the moment `now`.
     pub fn new(now: Instant, config: Config) -> Self {
@@ -614,6 +600,17 @@ impl Endpoint {
     }
 }
 
+/// Whether a timer does for a deadline. One that is early costs a look at the stream, and moving it with
+/// each packet costs more; but where nothing is under way any more, that look would be all that a
+/// thread wakes up for.
+fn is_served(timer: Option<Time>, deadline: Option<Time>) -> bool {
+    match (timer, deadline) {
+        (Some(timer), Some(deadline)) => timer <= deadline && deadline <= timer.after(MOST_EARLY),
+        (None, None) => true,
+        (None, Some(_)) | (Some(_), None) => false,
+    }
+}
+
 impl Entry {
     /// Queues the stream to tell what happened to it, once however much it is.
     fn tell(&mut self, key: StreamKey, telling: &mut VecDeque<StreamKey>) {
@@ -652,3 +649,5 @@ impl Entry {
 
 /// Packets of ended streams that wait for the socket, of about 60 bytes each.
 const MAX_PARTINGS: usize = 4096;
+/// By how much a timer may be early.
+const MOST_EARLY: u64 = 100 * MILLISECOND;
