@@ -80,60 +80,102 @@ async fn dial(
     mut reply: oneshot::Sender<Result<Connection, ConnectError>>,
 ) {
     let core = &shared.core;
-    let mut interruption = pin!(shared.interruption());
-    let begun = core.begin_dial(key_pair, server, ways);
-    let (number, stream, gate, mut answer) = match begun {
-        Ok(begun) => begun,
-        Err(error) => return drop(reply.send(Err(error))),
+    let tells_open = core.with(|state, now| !state.unheard.contains(now, &server));
+    let whom = Whom { key_pair, server, ways, tells_open };
+    let mut outcome = attempt(&shared, &whom, &mut reply).await;
+    if matches!(outcome, Err(Miss::Unheard)) {
+        tracing::debug!(?server, "unheard at a relay, too: dialled once more");
+        outcome = attempt(&shared, &Whom { tells_open: false, ..whom }, &mut reply).await;
+        if outcome.is_ok() {
+            core.with(|state, now| state.unheard.insert(now, server));
+        }
+    }
+    let outcome = match outcome {
+        Ok(connection) => Ok(connection),
+        Err(Miss::Failed(error)) => Err(error),
+        Err(Miss::Unheard) => Err(ConnectError::HolepunchAborted),
+        Err(Miss::Unwanted) => return,
     };
+    // A connection that nobody takes is dropped here, which ends it for the server.
+    drop(reply.send(outcome));
+}
+
+/// Whom to dial, and how.
+struct Whom {
+    key_pair: KeyPair,
+    server: PublicKey,
+    ways: Ways,
+    /// See [`DialSpec::tells_open`].
+    tells_open: bool,
+}
+
+/// Why an attempt has led to nothing.
+enum Miss {
+    /// The server was told that we can be reached, and comes neither to us nor to the relay.
+    Unheard,
+    /// Nobody waits for the connection any more.
+    Unwanted,
+    Failed(ConnectError),
+}
+
+impl<E: Into<ConnectError>> From<E> for Miss {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// One handshake with the server, and what follows from it.
+async fn attempt(
+    shared: &Arc<Shared>,
+    whom: &Whom,
+    reply: &mut oneshot::Sender<Result<Connection, ConnectError>>,
+) -> Result<Connection, Miss> {
+    let core = &shared.core;
+    let mut interruption = pin!(shared.interruption());
+    let (number, stream, gate, mut answer) = core.begin_dial(whom)?;
     let answered = tokio::select! {
         biased;
         interruption = &mut interruption => {
             core.end_dial(number);
-            return drop(reply.send(Err(interruption.into())));
+            return Err(interruption.into());
         }
         () = reply.closed() => {
             core.abandon_dial(number);
-            return part(core, &stream, &gate, answer.await).await;
+            part(core, &stream, &gate, answer.await).await;
+            return Err(Miss::Unwanted);
         }
         answered = &mut answer => answered,
     };
     let answered = answered.unwrap_or(Err(DialError::Abandoned));
-    core.remember_relays(server, &answered);
-    let mut answered = match answered {
-        Ok(answered) => answered,
-        Err(error) => return drop(reply.send(Err(error.into()))),
-    };
-    if ways == Ways::Direct {
+    core.remember_relays(whom.server, &answered);
+    let mut answered = answered?;
+    if whom.ways == Ways::Direct {
         answered.rendezvous = None;
     }
     let nonce = core.with(|state, _| state.random());
-    let mut connection = Connection::start(&shared, stream, &answered.keys, nonce);
+    let mut connection = Connection::start(shared, stream, &answered.keys, nonce);
     let link = connection.share();
     let met = tokio::select! {
         biased;
         interruption = &mut interruption => Err(interruption.into()),
-        () = reply.closed() => return part(core, link.stream(), &gate, Ok(Ok(answered))).await,
-        met = meet(&shared, &mut connection, &gate, &answered, ways) => met,
-    };
-    let outcome = match met {
-        Ok(()) => {
-            if answered.reusable && answered.rendezvous.is_none() {
-                core.remember_route(server, &link);
-            }
-            core.adopt(&connection);
-            Ok(connection)
+        () = reply.closed() => {
+            part(core, link.stream(), &gate, Ok(Ok(answered))).await;
+            return Err(Miss::Unwanted);
         }
-        Err(error) => {
-            link.destroy();
-            if answered.rendezvous.is_some() {
-                core.remember_failure(server, &error);
-            }
-            Err(error)
+        () = sleep(HUSH), if answered.told_open && answered.rendezvous.is_some() => {
+            Err(Miss::Unheard)
         }
+        met = meet(shared, &mut connection, &gate, &answered, whom.ways) => met.map_err(Miss::from),
     };
-    // A connection that nobody takes is dropped here, which ends it for the server.
-    drop(reply.send(outcome));
+    if let Err(miss) = met {
+        link.destroy();
+        return Err(miss);
+    }
+    if answered.reusable && answered.rendezvous.is_none() {
+        core.remember_route(whom.server, &link);
+    }
+    core.adopt(&connection);
+    Ok(connection)
 }
 
 /// Connects the stream, in whichever way leads to the server.
@@ -297,12 +339,8 @@ pub(super) fn path(core: &Core, socket: rpc::SocketId, peer: SocketAddrV4) -> Pa
 type Begun = (u64, UdxStream, Arc<Gate>, oneshot::Receiver<Answer>);
 
 impl Core {
-    fn begin_dial(
-        &self,
-        key_pair: KeyPair,
-        server: PublicKey,
-        ways: Ways,
-    ) -> Result<Begun, ConnectError> {
+    fn begin_dial(&self, whom: &Whom) -> Result<Begun, ConnectError> {
+        let &Whom { ref key_pair, server, ways, tells_open } = whom;
         let direct = self.wants_direct(ways);
         self.with(|state, now| {
             if state.closing {
@@ -318,7 +356,7 @@ impl Core {
             let stream = self.open_stream(state, || gate.firewall());
             let stream = stream.ok_or(ConnectError::TooMany)?;
             let spec = DialSpec {
-                key_pair,
+                key_pair: key_pair.clone(),
                 server,
                 ephemeral: state.ephemeral(),
                 stream_id: stream.id(),
@@ -327,7 +365,7 @@ impl Core {
                 local: self.local().to_vec(),
                 relay_through: state.relay_through(now, ways),
                 direct,
-                tells_open: !state.unheard.contains(now, &server),
+                tells_open,
             };
             let dial = Dial::new(&mut state.dht, now, spec)?;
             let (sender, receiver) = oneshot::channel();
@@ -359,18 +397,6 @@ impl Core {
             && let Some(SocketAddr::V4(address)) = link.stream().info().path.map(|path| path.peer)
         {
             self.with(|state, now| state.routes.insert(now, server, &socket, address));
-        }
-    }
-
-    /// A server that came neither to us nor to the relay may come there the next time.
-    fn remember_failure(&self, server: PublicKey, error: &ConnectError) {
-        let unheard = matches!(
-            error,
-            ConnectError::Ended(ConnectionError::TimedOut)
-                | ConnectError::Relay { relay: RelayError::TimedOut, .. }
-        );
-        if unheard {
-            self.with(|state, now| state.unheard.insert(now, server));
         }
     }
 
@@ -471,6 +497,10 @@ impl From<OpenError<ConnectError>> for ConnectError {
 
 /// Dials at a time, of about 4 KiB each.
 const MAX_DIALS: usize = 4096;
+
+/// How long a server that was told that we can be reached may come neither to us nor to the relay: its
+/// first packet was lost twice then, if it was sent. A scrape has time for another dial.
+const HUSH: Duration = Duration::from_secs(3);
 
 /// How long a server's first packet is waited for in order to turn it away.
 const PARTING: Duration = Duration::from_secs(2);

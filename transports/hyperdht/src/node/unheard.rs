@@ -1,4 +1,4 @@
-//! Servers that were not heard though a relay was named.
+//! Servers that were not heard though a relay was named, before they were dialled once more.
 //!
 //! A server of Node's connects to a client that says that it can be reached, and goes to no relay then
 //! (`hyperdht/lib/server.js`). Where no UDP passes between the two, it goes there if the client does not
@@ -17,7 +17,7 @@ use hyperdht_proto::keys::PublicKey;
 pub(super) struct Unheard(BTreeMap<PublicKey, Instant>);
 
 impl Unheard {
-    /// A server came neither to us nor to the relay.
+    /// A server came neither to us nor to the relay until it was not told that we can be reached.
     pub(super) fn insert(&mut self, now: Instant, server: PublicKey) {
         self.0.retain(|_, until| *until > now);
         if self.0.len() < MAX_SERVERS || self.0.contains_key(&server) {
@@ -31,7 +31,7 @@ impl Unheard {
     }
 }
 
-/// How long it is remembered. After that, a dial may fail once more.
+/// How long it is remembered. After that, a dial may take long once more.
 const MEMORY: Duration = Duration::from_secs(3600);
 
 const MAX_SERVERS: usize = 512;

@@ -134,6 +134,8 @@ pub struct Answered {
     pub plan: Plan,
     /// At which relay to meet the server, where either side has named one.
     pub rendezvous: Option<Rendezvous>,
+    /// Whether the server was told that we can be reached, so that it may come to us only.
+    pub told_open: bool,
 }
 
 /// How a client gets from the handshake to a connected stream (`lib/connect.js`).
@@ -392,8 +394,15 @@ impl Dial {
         } else {
             payload.relay_addresses
         };
-        let reusable = udx.reusable_socket;
-        Ok(Answered { keys, remote_id: udx.id, relays, reusable, plan, rendezvous })
+        Ok(Answered {
+            keys,
+            remote_id: udx.id,
+            relays,
+            reusable: udx.reusable_socket,
+            plan,
+            rendezvous,
+            told_open: self.we_are_open,
+        })
     }
 
     fn plan(
