@@ -184,7 +184,6 @@ impl Rpc {
 
     /// Lets time pass: retransmissions, timeouts, upkeep. Call it when [`Rpc::poll_timeout`] says.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.requests.drain(now, &mut self.out);
         while let Some(due) = self.requests.next_due(now, &mut self.out) {
             match due {
                 Due::Slow(id) => self.on_slow(now, id),
@@ -207,6 +206,7 @@ impl Rpc {
         }
         self.expire_bootstrap(now);
         self.tick(now);
+        self.requests.drain(now, &mut self.out);
     }
 
     /// The next datagram to send, if any.

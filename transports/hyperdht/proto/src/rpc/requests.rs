@@ -189,11 +189,10 @@ impl<P> Requests<P> {
         Some(Ended { to: request.to, purpose: request.purpose, slow: request.slow })
     }
 
-    /// Drains the window when it is time.
+    /// Sends what waits for room, as far as there is some: when it is time, and whenever a request has
+    /// ended. (The reference sends it every 750 ms only, and whatever is new before it.)
     pub(crate) fn drain(&mut self, now: Instant, out: &mut VecDeque<Transmit>) {
-        if !self.window.drain(now) {
-            return;
-        }
+        self.window.drain(now);
         while !self.window.is_full() {
             let Some(id) = self.waiting.pop_front() else {
                 return;
@@ -252,12 +251,8 @@ impl<P> Requests<P> {
     }
 
     fn send(&mut self, now: Instant, id: RequestId, out: &mut VecDeque<Transmit>) {
-        self.window.drain(now);
-        if self.window.is_full() {
-            self.waiting.push_back(id);
-        } else {
-            self.send_now(now, id, out);
-        }
+        self.waiting.push_back(id);
+        self.drain(now, out);
     }
 
     /// Does nothing for a request that ended while it waited.
@@ -341,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_waits_for_the_next_drain() {
+    fn what_does_not_fit_waits_for_the_next_slot_without_an_answer() {
         let (mut out, now) = (VecDeque::new(), epoch());
         let mut requests = Requests::new(now, 0, 2);
         (1..=3).for_each(|n| {

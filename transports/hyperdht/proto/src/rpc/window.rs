@@ -18,7 +18,7 @@ impl Window {
         Self { slots: [0; 4], current: 0, max_per_slot, next_drain: now + SLOT }
     }
 
-    /// Whether the next transmission has to wait for a drain.
+    /// Whether the next transmission has to wait.
     pub(crate) fn is_full(&self) -> bool {
         self.total() >= 2 * self.max_per_slot
             || self.slots.get(self.current) >= Some(&self.max_per_slot)
@@ -38,24 +38,21 @@ impl Window {
         }
     }
 
-    /// Begins the slots that are due; true when there was one.
-    pub(crate) fn drain(&mut self, now: Instant) -> bool {
-        let mut drained = false;
+    /// Begins the slots that are due.
+    pub(crate) fn drain(&mut self, now: Instant) {
         for _ in 0..self.slots.len() {
             if now < self.next_drain {
-                return drained;
+                return;
             }
             self.current = (self.current + 1) % self.slots.len();
             if let Some(slot) = self.slots.get_mut(self.current) {
                 *slot = 0;
             }
             self.next_drain += SLOT;
-            drained = true;
         }
         if self.next_drain <= now {
             self.next_drain = now + SLOT;
         }
-        drained
     }
 
     /// When the current slot ends.
@@ -83,7 +80,7 @@ mod tests {
         assert!(!window.is_full());
         window.sent();
         assert!(window.is_full());
-        assert!(window.drain(now + SLOT));
+        window.drain(now + SLOT);
         assert!(!window.is_full());
         (0..80).for_each(|_| window.sent());
         window.drain(now + 2 * SLOT);

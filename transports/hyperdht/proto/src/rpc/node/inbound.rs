@@ -194,6 +194,7 @@ impl Rpc {
         let Some((id, request, rtt)) = self.requests.answered(now, reply.tid, from) else {
             return;
         };
+        self.requests.drain(now, &mut self.out);
         self.on_answered();
         let peer = identified(from, reply.id);
         self.heard_from(now, socket, peer, reply.to);

@@ -103,6 +103,7 @@ impl Rpc {
     /// Calls a request off; it ends with [`RequestError::Cancelled`]. Ended ones are left alone.
     pub fn cancel(&mut self, now: Instant, id: RequestId) {
         if let Some(request) = self.requests.end(id) {
+            self.requests.drain(now, &mut self.out);
             self.on_ended(now, id, request, Err(RequestError::Cancelled));
         }
     }

@@ -344,6 +344,37 @@ fn a_cancelled_request_says_so() {
 }
 
 #[test]
+fn requests_that_find_no_room_leave_as_soon_as_there_is_some() {
+    let mut net = network(5, 2);
+    let (first, second) = (HostId::nth(0), HostId::nth(1));
+    let (to, asked) = (net.addr_of(first), 10 * Config::default().max_window);
+    net.with(second, |rpc, now| {
+        for _ in 0..asked {
+            rpc.ping(now, to, None, 3);
+        }
+    });
+    let mut answered = 0;
+    // Ten times there and back at most, 50 ms each way. In slots of 750 ms it would be seven seconds.
+    net.run_until(Duration::from_secs(1), |net| {
+        let is_answer =
+            |event: &Event| matches!(event, Event::Response { outcome, .. } if outcome.is_ok());
+        answered += events(net, second).iter().filter(|event| is_answer(event)).count();
+        (answered == asked).then_some(())
+    })
+    .expect("all are answered");
+}
+
+#[test]
+fn a_cancelled_request_makes_room() {
+    let mut rpc = lonely(true);
+    let room = Config::default().max_window;
+    let ids: Vec<_> = (0..=room).map(|_| rpc.request(epoch(), Ask::new(addr(5), 2))).collect();
+    assert_eq!(std::iter::from_fn(|| rpc.poll_transmit()).count(), room);
+    rpc.cancel(epoch(), ids[0]);
+    assert_eq!(std::iter::from_fn(|| rpc.poll_transmit()).count(), 1);
+}
+
+#[test]
 fn pings_of_each_kind_come_back() {
     let mut net = network(4, 2);
     let (first, second) = (HostId::nth(0), HostId::nth(1));

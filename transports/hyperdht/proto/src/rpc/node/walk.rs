@@ -251,6 +251,7 @@ impl Rpc {
         for request in self.requests.matching(of_query) {
             self.requests.end(request);
         }
+        self.requests.drain(now, &mut self.out);
         if query.background {
             self.startup.on_walked(id);
             self.continue_startup(now);
