@@ -46,14 +46,12 @@ impl Directory {
         refused
     }
 
-    /// Points `alias` at `target`, and makes sure that the target is dialled now rather than later.
+    /// Points `alias` at `target`. One that was known before is dialled at once, should it be waiting.
     ///
     /// # Errors
     /// [`Full`] when there is no room for another alias.
     pub fn register(&self, alias: Alias, target: Target) -> Result<Change, Full> {
-        let key = target.key;
         let change = self.put(Instant::now(), alias, target)?;
-        self.pool.hurry(key);
         if change.is_update() {
             self.changed();
         }
@@ -71,7 +69,7 @@ impl Directory {
                 self.pool.keep(key);
                 self.pool.release(old);
             }
-            Change::Renewed | Change::Relabelled => {}
+            Change::Renewed | Change::Relabelled => self.pool.hurry(key),
         }
         Ok(change)
     }

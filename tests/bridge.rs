@@ -406,6 +406,28 @@ async fn an_oversized_request_ends_the_session() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_newcomer_is_dialled_after_a_moment() {
+    let stage = Stage::start().await;
+    let service = stage.service(1, || METRICS.into()).await;
+    stage.register("web", &service).await.unwrap();
+    let began = tokio::time::Instant::now();
+    stage.until_metric(r#"dht_prometheus_sessions{role="scrape"} 1"#).await;
+    // Others that start with it can register meanwhile.
+    let waited = began.elapsed();
+    assert!((150..500).contains(&waited.as_millis()), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newcomer_that_is_scraped_is_dialled_at_once() {
+    let stage = Stage::start().await;
+    let service = stage.service(1, || METRICS.into()).await;
+    stage.register("web", &service).await.unwrap();
+    let began = tokio::time::Instant::now();
+    assert_eq!(stage.get("/scrape/web/metrics").await.text(), METRICS);
+    assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_registration_redials_at_once() {
     let stage = Stage::start().await;
     stage.register_key("web", [1; 32].into()).await.unwrap();

@@ -18,6 +18,9 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
+/// How long a newcomer is left alone before it is dialled, unless it is scraped: services that come in a
+/// crowd have all registered by then, and are not kept from it by sessions that nobody waits for.
+const SETTLE: Duration = Duration::from_millis(250);
 /// How long one dial may take, the opening of the channel included: longer than the ports of a NAT
 /// are guessed for, which takes up to 35 s. Scrapes do not wait for it that long.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(45);
@@ -42,6 +45,8 @@ pub(super) struct Line {
 
 #[derive(Debug, Clone)]
 enum State {
+    /// Nothing has been dialled yet.
+    New,
     /// A dial is in progress, or waits for its turn. Dials are counted from 1.
     Dialling { dial: u64 },
     /// The dial of this number opened a session.
@@ -115,7 +120,7 @@ impl Link {
 
 impl Line {
     pub(super) fn new(key: PublicKey) -> Self {
-        let state = watch::Sender::new(State::Dialling { dial: 1 });
+        let state = watch::Sender::new(State::New);
         Self {
             key,
             state,
@@ -144,7 +149,7 @@ impl Line {
 
     /// Cuts a wait short, the one to come included.
     pub(super) fn hurry(&self) {
-        if matches!(*self.state.borrow(), State::Waiting { .. }) {
+        if matches!(*self.state.borrow(), State::New | State::Waiting { .. }) {
             self.hurry.notify_one();
         }
     }
@@ -153,6 +158,7 @@ impl Line {
     pub(super) async fn link(&self) -> Result<Link, Arc<DialError>> {
         let (next, hurry) = match &*self.state.borrow() {
             State::Open { link, .. } if !link.is_closed() => return Ok(link.clone()),
+            State::New => (1, true),
             State::Dialling { dial } => (*dial, false),
             State::Open { dial, .. } | State::Waiting { dial, .. } => (dial + 1, true),
             State::Ended => return Err(Arc::new(DialError::Released)),
@@ -163,14 +169,14 @@ impl Line {
         }
         let decided = states.wait_for(|state| match state {
             State::Open { dial, .. } | State::Waiting { dial, .. } => *dial >= next,
-            State::Dialling { .. } => false,
+            State::New | State::Dialling { .. } => false,
             State::Ended => true,
         });
         // The sender lives in `self`, so that waiting cannot fail.
         match decided.await.as_deref() {
             Ok(State::Open { link, .. }) => Ok(link.clone()),
             Ok(State::Waiting { error, .. }) => Err(Arc::clone(error)),
-            Ok(State::Dialling { .. } | State::Ended) | Err(_) => {
+            Ok(State::New | State::Dialling { .. } | State::Ended) | Err(_) => {
                 Err(Arc::new(DialError::Released))
             }
         }
@@ -180,6 +186,7 @@ impl Line {
     pub(super) async fn run(&self, transport: &dyn Transport, dials: &Semaphore) {
         let mut waits = waits();
         let mut failing: Option<ErrorKind> = None;
+        let _ = timeout(SETTLE, self.hurry.notified()).await;
         for dial in 1.. {
             self.state.send_replace(State::Dialling { dial });
             let error = match self.dial(transport, dials).await {

@@ -1,4 +1,4 @@
-//! A session with each target, opened at once and kept.
+//! A session with each target, opened unasked and kept.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -49,10 +49,13 @@ impl Pool {
         }
     }
 
-    /// Adds a use of `key`; the first one starts dialling.
+    /// Adds a use of `key`. After the first one it is dialled soon, after others at once.
     pub fn keep(&self, key: PublicKey) {
         match self.lock().entry(key) {
-            Entry::Occupied(mut kept) => kept.get_mut().uses += 1,
+            Entry::Occupied(mut kept) => {
+                kept.get_mut().uses += 1;
+                kept.get().line.hurry();
+            }
             Entry::Vacant(vacant) => {
                 let line = Arc::new(Line::new(key));
                 let stop = self.stop.child_token();
