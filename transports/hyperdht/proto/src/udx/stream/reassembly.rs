@@ -16,6 +16,8 @@ pub(crate) struct Reassembly {
     early_bytes: usize,
     /// The numbers of `early` as runs, ascending.
     runs: Vec<Range<u64>>,
+    /// The packet that came last, early or once more.
+    latest: u64,
     /// Number of the END packet, once seen.
     end: Option<u64>,
     inbox: Inbox,
@@ -48,6 +50,7 @@ impl Reassembly {
             early: BTreeMap::new(),
             early_bytes: 0,
             runs: Vec::new(),
+            latest: 0,
             end: None,
             inbox,
             window,
@@ -62,6 +65,7 @@ impl Reassembly {
         end: bool,
     ) -> Result<Arrival, FrameTooLong> {
         if seq < self.next || self.early.contains_key(&seq) {
+            self.latest = seq;
             return Ok(Arrival::Duplicate);
         }
         if self.end.is_some_and(|end| seq > end) || !self.has_room(seq, payload.len()) {
@@ -72,6 +76,7 @@ impl Reassembly {
         }
         if seq > self.next {
             self.keep(seq, payload);
+            self.latest = seq;
             return Ok(Arrival::Early);
         }
         self.inbox.push(payload)?;
@@ -146,10 +151,14 @@ impl Reassembly {
         self.end.is_some_and(|end| self.next > end)
     }
 
-    /// The SACK blocks to send, ascending.
+    /// The SACK blocks to send, ascending. Of more than a packet carries, those up to the packet that
+    /// came last: the peer knows of those before. (The reference tells the lowest ones each time, so that
+    /// its peer takes what lies beyond for lost, or waits for it.)
     pub(crate) fn sack_blocks(&self) -> impl Iterator<Item = SackBlock> {
+        let told = self.runs.partition_point(|run| run.end <= self.latest) + 1;
         self.runs
             .iter()
+            .skip(told.saturating_sub(MAX_SACK_BLOCKS))
             .take(MAX_SACK_BLOCKS)
             .map(|run| SackBlock { start: Seq::wrap(run.start), end: Seq::wrap(run.end) })
     }
@@ -239,6 +248,23 @@ mod tests {
             assert_eq!(blocks(&reassembly), expected);
         }
         assert_eq!(reassembly.next(), 5);
+    }
+
+    #[test]
+    fn of_many_blocks_those_up_to_the_last_arrival_are_told() {
+        let mut reassembly = reassembly();
+        let run = |n: u32| (2 * n + 1, 2 * n + 2);
+        for n in 0..60 {
+            reassembly.insert(2 * n + 1, &[0], false).unwrap();
+        }
+        assert_eq!(blocks(&reassembly), (10..60).map(run).collect::<Vec<_>>());
+        // One that the peer takes for lost.
+        assert_eq!(reassembly.insert(5, &[0], false), Ok(Arrival::Duplicate));
+        assert_eq!(blocks(&reassembly), (0..50).map(run).collect::<Vec<_>>());
+        reassembly.insert(111, &[0], false).unwrap();
+        assert_eq!(blocks(&reassembly), (6..56).map(run).collect::<Vec<_>>());
+        reassembly.insert(1000, &[0], false).unwrap();
+        assert_eq!(blocks(&reassembly).last(), Some(&(1000, 1001)));
     }
 
     #[test]
