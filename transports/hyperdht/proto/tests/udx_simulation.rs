@@ -375,3 +375,65 @@ fn a_bottleneck_is_used_well_whatever_its_length_and_loss() {
         assert!(used > share, "{used:.2} of the bandwidth at {delay_ms} ms and {loss}");
     }
 }
+
+/// Has `count` answers of `len` bytes asked for over `link`, one after another on one stream; gives back
+/// how many bytes per second the one in the middle brought.
+fn median_answer(link: Link, count: usize, len: usize) -> f64 {
+    let mut net = Network::new(1, link);
+    let [client_addr, server_addr]: [SocketAddr; 2] =
+        ["10.0.0.1:1000", "10.0.0.2:2000"].map(|addr| addr.parse().unwrap());
+    let host = |addr| move |now: Instant| UdxHost::new(now, addr, Config::default());
+    let [client, server] = [client_addr, server_addr].map(|addr| net.add([addr], host(addr)));
+    let answering = net.with(server, |host, _| {
+        let firewall = Some(Firewall::connect_to_first(1));
+        host.endpoint.open(2, StreamOptions { firewall, ..StreamOptions::default() }).unwrap()
+    });
+    let asking = net.with(client, |host, now| {
+        let key = host.endpoint.open(1, StreamOptions::default()).unwrap();
+        host.endpoint.connect(now, key, host.path_to(server_addr), 2).unwrap();
+        key
+    });
+    let mut answer = || {
+        let begun = net.elapsed();
+        net.with(client, |host, _| host.endpoint.write_slice(asking, b"?").unwrap());
+        let (mut bytes, mut is_asked, mut read) = (bytes::Bytes::from(vec![7; len]), false, 0);
+        while read < len {
+            assert!(net.step(), "nothing left to happen");
+            net.with(server, |host, _| {
+                is_asked |= host.endpoint.read(answering).is_some();
+                if is_asked {
+                    host.endpoint.write(answering, &mut bytes).unwrap();
+                }
+            });
+            while let Some(chunk) = net.with(client, |host, _| host.endpoint.read(asking)) {
+                read += chunk.len();
+            }
+        }
+        len as f64 / (net.elapsed() - begun).as_secs_f64()
+    };
+    let mut rates: Vec<_> = (0..count).map(|_| answer()).collect();
+    rates.sort_by(f64::total_cmp);
+    rates[count / 2]
+}
+
+/// A gigabit, with a queue of 2 ms.
+fn fast_link() -> Link {
+    Link { bandwidth: Some(125_000_000), ..Link::default() }
+}
+
+#[test]
+fn a_short_queue_that_answers_run_over_is_learned_from() {
+    let rate = median_answer(fast_link(), 8, 4 << 20) / 1e6;
+    assert!(rate > 50.0, "{rate:.1} MB/s");
+}
+
+#[test]
+fn losses_by_chance_cost_round_trips_and_no_bandwidth() {
+    for (delay_ms, loss, least) in [(10, 0.05, 25.0), (50, 0.01, 12.0), (50, 0.05, 8.0)] {
+        let delay = Duration::from_millis(delay_ms);
+        let jitter = Duration::from_millis(2);
+        let rate = median_answer(Link { delay, jitter, loss, ..fast_link() }, 8, 4 << 20) / 1e6;
+        println!("{} ms, {loss}: {rate:.1} MB/s", 2 * delay_ms);
+        assert!(rate > least, "{rate:.1} MB/s at {delay_ms} ms and {loss}");
+    }
+}

@@ -3,7 +3,9 @@
 //! Written from draft-cardwell-iccrg-bbr-congestion-control-00 and Cardwell et al., "BBR:
 //! Congestion-Based Congestion Control", ACM Queue 14(5), 2016. Names in capitals are states of
 //! the draft. Where libudx chose other constants than the draft, libudx's are taken, so that both
-//! ends of a mixed pair behave alike on a shared bottleneck.
+//! ends of a mixed pair behave alike on a shared bottleneck. Losses are taken otherwise: few of them say
+//! nothing of congestion and cut nothing, many end STARTUP, as in version 3 of BBR
+//! (draft-ietf-ccwg-bbr), which draws the line lower.
 
 use super::{AckSample, Congestion, Recovery};
 use crate::udx::{
@@ -26,6 +28,7 @@ pub struct Bbr {
     path: MinRtt,
     pipe: FullPipe,
     aggregation: Aggregation,
+    losses: Losses,
     recovery: Recovery,
     /// Packets in equal packets out: the first round of recovery.
     conserving: bool,
@@ -77,6 +80,7 @@ impl Bbr {
             path: MinRtt::default(),
             pipe: FullPipe::default(),
             aggregation: Aggregation::default(),
+            losses: Losses::default(),
             recovery: Recovery::Open,
             conserving: false,
             idle_restart: false,
@@ -114,6 +118,9 @@ impl Bbr {
         if self.rounds.started && !sample.app_limited {
             self.pipe.check(self.bandwidth.max());
         }
+        // It would ask for three times what the path holds again and again: after each pause, samples
+        // tell the application's pace.
+        self.pipe.full |= self.state == State::Startup && self.losses.overflow();
         if self.state == State::Startup && self.pipe.full {
             self.state = State::Drain;
         }
@@ -215,11 +222,12 @@ impl Bbr {
 
     /// Follows the start and the end of a repair; says whether packets are conserved for now.
     fn follow_recovery(&mut self, sample: &AckSample) -> bool {
-        if sample.lost > 0 {
+        let heavy = self.losses.are_heavy();
+        if heavy {
             self.window = self.window.saturating_sub(sample.lost).max(1);
         }
         let before = std::mem::replace(&mut self.recovery, sample.recovery);
-        if sample.recovery == Recovery::Repairing && before == Recovery::Open {
+        if heavy && sample.recovery == Recovery::Repairing && before == Recovery::Open {
             self.conserving = true;
             self.rounds.restart(sample.delivered);
             self.window = sample.in_flight + sample.acked;
@@ -257,6 +265,7 @@ impl Congestion for Bbr {
         }
         self.rounds.update(sample);
         self.conserving &= !self.rounds.started;
+        self.losses.update(sample, self.rounds.started);
         self.update_bandwidth(sample);
         self.aggregation.update(sample, self.bandwidth.max(), self.window, self.rounds.started);
         self.update_state(sample);
@@ -353,6 +362,43 @@ impl FullPipe {
     }
 }
 
+/// What was lost in this round and in the one before.
+#[derive(Debug, Clone, Default)]
+struct Losses {
+    lost: [u32; 2],
+    acked: [u32; 2],
+}
+
+impl Losses {
+    fn update(&mut self, sample: &AckSample, round_started: bool) {
+        if round_started {
+            self.lost = [0, self.lost[0]];
+            self.acked = [0, self.acked[0]];
+        }
+        self.lost[0] = self.lost[0].saturating_add(sample.lost);
+        self.acked[0] = self.acked[0].saturating_add(sample.acked);
+    }
+
+    /// Whether they may come from congestion.
+    fn are_heavy(&self) -> bool {
+        self.exceed_one_in(HEAVY_LOSS)
+    }
+
+    /// Whether a queue has run over.
+    fn overflow(&self) -> bool {
+        self.exceed_one_in(OVERFLOW) && self.lost() > OVERFLOW_PACKETS
+    }
+
+    fn exceed_one_in(&self, share: u64) -> bool {
+        let acked: u64 = self.acked.into_iter().map(u64::from).sum();
+        self.lost() * share > self.lost() + acked
+    }
+
+    fn lost(&self) -> u64 {
+        self.lost.into_iter().map(u64::from).sum()
+    }
+}
+
 /// Allows for paths and receivers that acknowledge in bursts.
 #[derive(Debug, Clone, Default)]
 struct Aggregation {
@@ -432,6 +478,12 @@ const MIN_WINDOW: u32 = 4;
 const MAX_WINDOW: u32 = 23_000;
 const BANDWIDTH_ROUNDS: usize = 10;
 const FULL_PIPE_ROUNDS: u8 = 3;
+/// Up to one packet in ten is lost on bad radio links, and to the queues of others. Packets are paced all
+/// the while; a cut window would keep a stream from finding out that there is more bandwidth.
+const HEAVY_LOSS: u64 = 10;
+/// One packet in three: STARTUP sends 2.9 times what arrives.
+const OVERFLOW: u64 = 3;
+const OVERFLOW_PACKETS: u64 = 20;
 const MIN_RTT_LIFETIME: u64 = 10 * SECOND;
 /// Round trips below this are the scheduler's, not the path's; libudx counts in milliseconds.
 const MIN_RTT_FLOOR: u64 = MILLISECOND;
@@ -559,16 +611,12 @@ mod tests {
         assert!(path.bbr.window() > MIN_WINDOW, "the window comes back");
     }
 
-    #[test]
-    fn losses_cut_the_window_for_the_repair_only() {
-        let mut path = Path::new(10_000, 20 * MILLISECOND);
-        path.seconds(2);
-        let before = path.bbr.window();
-        let mut sample = AckSample {
+    fn loss(path: &Path, lost: u32) -> AckSample {
+        AckSample {
             now: path.now,
             acked: 1,
-            lost: 10,
-            prior_in_flight: before,
+            lost,
+            prior_in_flight: path.bbr.window(),
             in_flight: 20,
             delivered: path.delivered + 1,
             prior_delivered: 0,
@@ -577,12 +625,38 @@ mod tests {
             rtt: None,
             packet_len: 1000,
             recovery: Recovery::Repairing,
-        };
+        }
+    }
+
+    #[test]
+    fn many_losses_cut_the_window_for_the_repair_only() {
+        let mut path = Path::new(10_000, 20 * MILLISECOND);
+        path.seconds(2);
+        let before = path.bbr.window();
+        let mut sample = loss(&path, 100);
         path.bbr.on_ack(&sample);
         assert_eq!(path.bbr.window(), 21);
         sample.lost = 0;
         sample.recovery = Recovery::Open;
         path.bbr.on_ack(&sample);
         assert!(path.bbr.window() >= before - 1);
+    }
+
+    #[test]
+    fn few_losses_cut_nothing() {
+        let mut path = Path::new(10_000, 20 * MILLISECOND);
+        path.seconds(2);
+        let before = path.bbr.window();
+        path.bbr.on_ack(&loss(&path, 10));
+        assert!(path.bbr.window() >= before, "{} of {before}", path.bbr.window());
+    }
+
+    #[test]
+    fn a_queue_that_runs_over_ends_startup_whoever_sets_the_pace() {
+        let mut path = Path::new(10_000, 20 * MILLISECOND);
+        (0..60).for_each(|_| path.millisecond());
+        assert_eq!(path.bbr.state, State::Startup);
+        path.bbr.on_ack(&AckSample { app_limited: true, ..loss(&path, 1000) });
+        assert!(path.bbr.pipe.full);
     }
 }
