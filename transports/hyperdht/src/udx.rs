@@ -84,7 +84,7 @@
 //!
 //! At 5 % our sender is slower than libudx here: the system lets a hundred packets wait for the forwarder,
 //! and what we send at once runs over that queue besides. On a simulated gigabit with 5 %, 2 ms of jitter
-//! and a queue of 2 ms, ours to ours gives 33 MB/s at 20 ms and 12 at 100 ms (`udx_simulation`).
+//! and a queue of 2 ms, ours to ours gives 30 MB/s at 20 ms and 10 at 100 ms (`udx_simulation`).
 //!
 //! An idle stream costs 2 KB, buffers and handle included, and no CPU.
 
