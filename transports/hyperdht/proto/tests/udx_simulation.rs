@@ -323,23 +323,29 @@ fn frames_arrive_whole_over_a_lossy_link() {
     });
 }
 
-/// Sends `len` bytes over `link`; gives back bytes per second, from the first write to the last
-/// acknowledgement.
-fn throughput(link: Link, len: usize) -> f64 {
+/// A stream over `link`: the end that has connected, and the one that waits to be spoken to.
+fn joined(link: Link) -> (Network<UdxHost>, [(HostId, StreamKey); 2]) {
     let mut net = Network::new(1, link);
     let [a_addr, b_addr]: [SocketAddr; 2] =
         ["10.0.0.1:1000", "10.0.0.2:2000"].map(|addr| addr.parse().unwrap());
     let host = |addr| move |now: Instant| UdxHost::new(now, addr, Config::default());
     let [a, b] = [a_addr, b_addr].map(|addr| net.add([addr], host(addr)));
-    let reader = net.with(b, |host, _| {
+    let waiting = net.with(b, |host, _| {
         let firewall = Some(Firewall::connect_to_first(1));
         host.endpoint.open(2, StreamOptions { firewall, ..StreamOptions::default() }).unwrap()
     });
-    let writer = net.with(a, |host, now| {
+    let connected = net.with(a, |host, now| {
         let key = host.endpoint.open(1, StreamOptions::default()).unwrap();
         host.endpoint.connect(now, key, host.path_to(b_addr), 2).unwrap();
         key
     });
+    (net, [(a, connected), (b, waiting)])
+}
+
+/// Sends `len` bytes over `link`; gives back bytes per second, from the first write to the last
+/// acknowledgement.
+fn throughput(link: Link, len: usize) -> f64 {
+    let (mut net, [(a, writer), (b, reader)]) = joined(link);
     let mut bytes = bytes::Bytes::from(vec![7; len]);
     let mut read = 0;
     while read < len || !net.with(a, |host, _| host.endpoint.flush(writer).unwrap()) {
@@ -379,20 +385,7 @@ fn a_bottleneck_is_used_well_whatever_its_length_and_loss() {
 /// Has `count` answers of `len` bytes asked for over `link`, one after another on one stream; gives back
 /// how many bytes per second the one in the middle brought.
 fn median_answer(link: Link, count: usize, len: usize) -> f64 {
-    let mut net = Network::new(1, link);
-    let [client_addr, server_addr]: [SocketAddr; 2] =
-        ["10.0.0.1:1000", "10.0.0.2:2000"].map(|addr| addr.parse().unwrap());
-    let host = |addr| move |now: Instant| UdxHost::new(now, addr, Config::default());
-    let [client, server] = [client_addr, server_addr].map(|addr| net.add([addr], host(addr)));
-    let answering = net.with(server, |host, _| {
-        let firewall = Some(Firewall::connect_to_first(1));
-        host.endpoint.open(2, StreamOptions { firewall, ..StreamOptions::default() }).unwrap()
-    });
-    let asking = net.with(client, |host, now| {
-        let key = host.endpoint.open(1, StreamOptions::default()).unwrap();
-        host.endpoint.connect(now, key, host.path_to(server_addr), 2).unwrap();
-        key
-    });
+    let (mut net, [(client, asking), (server, answering)]) = joined(link);
     let mut answer = || {
         let begun = net.elapsed();
         net.with(client, |host, _| host.endpoint.write_slice(asking, b"?").unwrap());
